@@ -67,7 +67,6 @@ impl<K: Kind> Id<K> {
     /// A fresh id; `unix_ms` comes from the caller's clock.
     pub fn fresh(unix_ms: u64) -> Self {
         let seconds = unix_ms / 1000;
-        #[expect(clippy::cast_possible_truncation, reason = "the remainder is below 1000")]
         let nanos = (unix_ms % 1000) as u32 * 1_000_000;
         let context = uuid::NoContext;
         Self(Uuid::new_v7(uuid::Timestamp::from_unix(context, seconds, nanos)), PhantomData)
@@ -130,8 +129,10 @@ impl<K> fmt::Debug for Id<K> {
 impl<K: Kind> FromStr for Id<K> {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        Uuid::try_parse(text).map(|uuid| Self(uuid, PhantomData)).map_err(|_| {
-            IdError::Malformed { what: K::WORD, text: text.to_owned(), expected: "a UUID" }
+        Uuid::try_parse(text).map(|uuid| Self(uuid, PhantomData)).map_err(|_| IdError::Malformed {
+            what: K::WORD,
+            text: text.to_owned(),
+            expected: "a UUID",
         })
     }
 }

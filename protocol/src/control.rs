@@ -1,0 +1,186 @@
+//! The long conversation between a node and its coordinator: who is here, what is to be
+//! done, how it goes. A node that reconnects says what it is still doing; an assignment of an
+//! older generation is dropped by whoever holds it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::frame::message;
+use crate::id::{
+    CopyName, Generation, Identity, JobId, MediaSetName, PointId, RepoId, WorkloadId, WorkloadName,
+};
+use crate::opening::Refusal;
+use crate::time::Timestamp;
+
+/// Node to coordinator. The order is the wire: append only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromNode {
+    /// First of all.
+    Hello { software: String, host: String, live: Vec<(JobId, Generation)> },
+    /// A step of an assignment began or ended.
+    Step { job: JobId, generation: Generation, step: String, news: StepNews },
+    /// How far an assignment is; a few times a second at most.
+    Progress { job: JobId, generation: Generation, progress: Progress },
+    /// An assignment ended.
+    Ended { job: JobId, generation: Generation, ending: Ending },
+    /// Sign this request for the identity of this connection.
+    Renew { csr: Vec<u8> },
+}
+message!(FromNode, "node's message", 5);
+
+/// Coordinator to node. The order is the wire: append only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToNode {
+    /// Answer to `Hello`.
+    Welcome(Welcome),
+    /// Do this.
+    Assign { job: JobId, generation: Generation, work: Work },
+    /// Stop that: undo what must be undone and report `Ended`.
+    Cancel { job: JobId },
+    /// Answer to `Renew`: leaf first, root last (DER).
+    Renewed { chain: Vec<Vec<u8>> },
+    /// These identities' certificates issued before the moment are worth nothing any more.
+    Revoked { revoked: Vec<(Identity, Timestamp)> },
+    /// The request was refused.
+    Refused(Refusal),
+}
+message!(ToNode, "message to node", 6);
+
+/// What a node needs to know of its site. Agents get the keys to name and cut, never the
+/// vault key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    pub repo: RepoId,
+    pub now: Timestamp,
+    /// Present for agents.
+    pub naming: Option<Naming>,
+}
+
+/// How chunks are cut and named in this vault.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Naming {
+    pub id_key: [u8; 32],
+    pub cut_key: (u32, u32),
+    pub cut_min: u32,
+    pub cut_max: u32,
+}
+
+impl std::fmt::Debug for Naming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Naming").finish_non_exhaustive()
+    }
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepNews {
+    Started,
+    Done(String),
+    Failed(String),
+    Undone,
+}
+
+/// How far an assignment is; counts are since its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Progress {
+    pub files: u64,
+    pub bytes_seen: u64,
+    pub bytes_read: u64,
+    pub bytes_sent: u64,
+    pub gaps: u64,
+    /// Bytes in all, where known beforehand.
+    pub bytes_total: Option<u64>,
+}
+
+/// How an assignment ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ending {
+    /// All done; what was counted, and a sentence for people.
+    Done { progress: Progress, text: String },
+    /// Not done. `retry`: trying again may help.
+    Failed { refusal: Refusal, retry: RetryAdvice },
+    /// Stopped as ordered.
+    Cancelled,
+}
+
+/// Whether trying again may help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RetryAdvice {
+    Pointless,
+    Later,
+    /// With what the node remembered thrown away: at once.
+    AtOnce,
+}
+
+/// What a node may be told to do. The order is the wire: append only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// Agent: make a point.
+    Protect(Box<ProtectWork>),
+    /// Agent: write (part of) a point back, read from the coordinator.
+    Recover(Box<RecoverWork>),
+    /// Proxy: fetch what the point needs and commit it here.
+    Replicate { point: PointId, bits_per_second_max: Option<u64> },
+    /// Proxy: put the point on media.
+    Aux { copy: CopyName, set: MediaSetName, point: PointId },
+    /// Proxy: read the whole point from the copy and check it.
+    Prove { copy: CopyName, set: Option<MediaSetName>, point: PointId },
+}
+
+/// A protect assignment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtectWork {
+    pub workload: WorkloadId,
+    pub name: WorkloadName,
+    pub point: PointId,
+    /// The newest committed point, by which the agent's cache is believed or not.
+    pub previous: Option<PointId>,
+    pub source: FilesSource,
+    pub policy: String,
+    pub policy_version: u64,
+}
+
+/// What a file-system workload consists of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesSource {
+    /// Absolute path, bytes.
+    pub path: Vec<u8>,
+    /// Gitignore-style, relative to the path.
+    pub exclude: Vec<String>,
+    /// A directory holding a file of one of these names is left out.
+    pub exclude_if_present: Vec<String>,
+    /// Files larger than this are left out, in bytes.
+    pub exclude_larger_bytes: Option<u64>,
+    pub mounts: Mounts,
+    pub pre_hook: Vec<String>,
+    pub post_hook: Vec<String>,
+    pub hook_seconds_max: u32,
+}
+
+/// Whether other file systems mounted below are entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mounts {
+    Cross,
+    Stay,
+}
+
+/// A recover assignment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoverWork {
+    pub point: PointId,
+    /// Absolute path of the directory to write into, bytes.
+    pub target: Vec<u8>,
+    /// Paths or globs relative to the point's root; empty: everything.
+    pub select: Vec<String>,
+    pub overwrite: Overwrite,
+}
+
+/// What happens to what is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Overwrite {
+    /// Existing files stay; named as gaps.
+    Never,
+    /// Only what differs is written.
+    IfDifferent,
+    /// Everything is written again.
+    Always,
+}
