@@ -1,1 +1,38 @@
-fn main() {}
+//! The chores of this repository as commands: `cargo xtask test` is what a clean checkout must
+//! pass, `cargo xtask lint` what a commit must. Each command is one file. A part that is
+//! missing fails the run; nothing is skipped in silence.
+
+#![allow(clippy::print_stdout, reason = "a chore's report is what it prints")]
+
+mod fuzz;
+mod lint;
+mod packages;
+mod parts;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Chores of the Strongroom repository", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Feed mutated bytes to every parser of outside bytes, on the stable toolchain
+    Fuzz(fuzz::Arguments),
+    /// Check formatting, clippy and the documentation; a warning is an error
+    Lint,
+    /// Install what the tests need, build, run every test and a slice of every campaign
+    Test,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().chore {
+        Chore::Fuzz(arguments) => fuzz::run(&arguments),
+        Chore::Lint => lint::run(),
+        Chore::Test => test::run(),
+    }
+}

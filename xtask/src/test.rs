@@ -1,0 +1,22 @@
+//! What a clean checkout must pass: the packages the tests run against, a build, every test,
+//! and a bounded slice of every campaign. The dev profile is enough.
+
+use anyhow::Result;
+
+use crate::parts::{Parts, cargo, must};
+use crate::{fuzz, packages};
+
+/// Runs everything; the first failure ends it.
+pub(crate) fn run() -> Result<()> {
+    let mut parts = Parts::begin("test");
+    parts.part("packages", packages::ensure)?;
+    parts.part("build", || {
+        must(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))
+    })?;
+    parts.part("tests", || {
+        must(&mut cargo(&["test", "--locked", "--workspace", "--quiet", "--no-fail-fast"]))
+    })?;
+    parts.part("fuzz slice", fuzz::slice)?;
+    parts.finish();
+    Ok(())
+}
