@@ -1,0 +1,141 @@
+//! The workloads of a policy file.
+
+use std::collections::BTreeMap;
+
+use strongroom_protocol::{PolicyName, WorkloadName};
+
+use crate::policy::problem::nearest;
+use crate::policy::sheet::{Section, Sheet, Word};
+use crate::policy::{Bytes, FilesSource, HOOK_SECONDS_DEFAULT, Seconds, Source, Workload};
+
+/// Longest a hook may run: the application waits for it.
+const HOOK_SECONDS_MAX: u64 = 3600;
+
+const COMMON_KEYS: &[&str] = &["agent", "kind", "policy"];
+const FILES_KEYS: &[&str] = &[
+    "path",
+    "exclude",
+    "exclude_if_present",
+    "exclude_larger",
+    "one_file_system",
+    "pre_hook",
+    "post_hook",
+    "hook_deadline",
+];
+/// Kinds the product names elsewhere and does not yet protect.
+const KINDS_TO_COME: &[&str] = &["postgres", "directory", "vm", "lun", "volume"];
+
+/// Every workload; `policies` are the names the file declares, sound or not.
+pub(super) fn read_workloads(
+    sheet: &mut Sheet<'_>,
+    root: &Section<'_>,
+    policies: &[&str],
+) -> BTreeMap<WorkloadName, Workload> {
+    let mut workloads = BTreeMap::new();
+    for (word, section) in sheet.named(root, "workload") {
+        if let Some(workload) = read_workload(sheet, &word, &section, policies) {
+            workloads.insert(workload.name.clone(), workload);
+        }
+    }
+    workloads
+}
+
+fn read_workload(
+    sheet: &mut Sheet<'_>,
+    word: &Word<'_>,
+    section: &Section<'_>,
+    policies: &[&str],
+) -> Option<Workload> {
+    let known: Vec<&str> = COMMON_KEYS.iter().chain(FILES_KEYS).copied().collect();
+    sheet.only(section, &known);
+    for (key, example) in [
+        ("agent", "agent = \"fs1\""),
+        ("kind", "kind = \"files\""),
+        ("policy", "policy = \"standard\""),
+    ] {
+        if section.table.get(key).is_none() {
+            sheet.missing(section, key, example);
+        }
+    }
+    let name = sheet.parsed(word);
+    let agent = sheet.value(section, "agent");
+    let policy = read_policy_name(sheet, section, policies);
+    let source = read_source(sheet, section);
+    Some(Workload { name: name?, agent: agent?, policy: policy?, source: source? })
+}
+
+fn read_policy_name(
+    sheet: &mut Sheet<'_>,
+    section: &Section<'_>,
+    policies: &[&str],
+) -> Option<PolicyName> {
+    let word = sheet.word(section, "policy")?;
+    if !policies.contains(&word.text) {
+        let hint = nearest(word.text, policies.iter().copied());
+        let message =
+            format!("{} names a policy that is not declared: {}", section.name, word.text);
+        sheet.wrong(&word.span, message, hint);
+        return None;
+    }
+    sheet.parsed(&word)
+}
+
+fn read_source(sheet: &mut Sheet<'_>, section: &Section<'_>) -> Option<Source> {
+    let word = sheet.word(section, "kind")?;
+    match word.text {
+        "files" => read_files(sheet, section).map(Source::Files),
+        kind if KINDS_TO_COME.contains(&kind) => {
+            let message = format!("workloads of kind {kind:?} cannot be protected yet");
+            sheet.wrong(&word.span, message, Some("the only kind so far is `files`".to_owned()));
+            None
+        }
+        kind => {
+            let hint = nearest(kind, ["files"]);
+            sheet.wrong(&word.span, format!("{kind:?} is no kind of workload: files"), hint);
+            None
+        }
+    }
+}
+
+fn read_files(sheet: &mut Sheet<'_>, section: &Section<'_>) -> Option<FilesSource> {
+    if section.table.get("path").is_none() {
+        sheet.missing(section, "path", "path = \"/srv/docs\"");
+    }
+    let path = sheet.word(section, "path");
+    if let Some(path) = &path
+        && (!path.text.starts_with('/') || path.text.contains('\0'))
+    {
+        let message = format!("{:?} is not an absolute path", path.text);
+        sheet.wrong(&path.span, message, None);
+    }
+    let list = |sheet: &mut Sheet<'_>, key: &str| -> Vec<String> {
+        sheet.words(section, key).into_iter().map(|word| word.text.to_owned()).collect()
+    };
+    let exclude = list(sheet, "exclude");
+    let exclude_if_present = list(sheet, "exclude_if_present");
+    let pre_hook = list(sheet, "pre_hook");
+    let post_hook = list(sheet, "post_hook");
+    let larger = sheet.value::<Bytes>(section, "exclude_larger");
+    let one_file_system = sheet.flag(section, "one_file_system").unwrap_or(true);
+    let hook_seconds_max = read_deadline(sheet, section);
+    Some(FilesSource {
+        path: path?.text.to_owned(),
+        exclude,
+        exclude_if_present,
+        exclude_larger_bytes: larger.map(|Bytes(bytes)| bytes),
+        one_file_system,
+        pre_hook,
+        post_hook,
+        hook_seconds_max,
+    })
+}
+
+fn read_deadline(sheet: &mut Sheet<'_>, section: &Section<'_>) -> u32 {
+    let Some(word) = sheet.word(section, "hook_deadline") else { return HOOK_SECONDS_DEFAULT };
+    let Some(Seconds(seconds)) = sheet.parsed(&word) else { return HOOK_SECONDS_DEFAULT };
+    if !(1..=HOOK_SECONDS_MAX).contains(&seconds) {
+        let message = format!("a hook may run 1s to {}", Seconds(HOOK_SECONDS_MAX));
+        sheet.wrong(&word.span, message, None);
+    }
+    u32::try_from(seconds).unwrap_or(HOOK_SECONDS_DEFAULT)
+}
