@@ -1,5 +1,6 @@
 //! The coordinator of a site: decides and remembers.
 
+pub mod job;
 pub mod policy;
 pub mod retention;
 pub mod schedule;
