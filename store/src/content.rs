@@ -123,7 +123,7 @@ pub enum EntryError {
     #[error("\"{}\" cannot be the name of a file", .name.escape_ascii())]
     Name { name: Vec<u8> },
     /// Too heavy for a page.
-    #[error("\"{}\" has {weight} bytes of attributes and content description", .name.escape_ascii())]
+    #[error("\"{}\" weighs {weight} bytes, more than a page takes", .name.escape_ascii())]
     TooHeavy { name: Vec<u8>, weight: usize },
     /// Extended attributes that are unnamed, not sorted, or named twice.
     #[error("extended attributes of \"{}\" are not sorted by name", .name.escape_ascii())]

@@ -24,6 +24,9 @@ pub const LIST_MEMBERS_MAX: usize = 4096;
 /// Most levels of lists of lists: three already hold more than the longest file.
 pub const LIST_DEPTH_MAX: u8 = 8;
 
+/// Longest plaintext of a list, in bytes: no member takes 16.
+pub const LIST_BYTES_MAX: usize = LIST_MEMBERS_MAX * 16;
+
 /// A decoded list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum List {
@@ -97,7 +100,7 @@ enum MembersV1 {
 
 /// The list a plaintext says, after every check; for bytes from anywhere.
 pub fn decode_list(plain: &[u8], references: &[Reference]) -> Result<List, DecodeError> {
-    let mut uses = Uses::new(plain, references)?;
+    let mut uses = Uses::new(plain, LIST_BYTES_MAX, references)?;
     let ListV1 { depth, members } = parse(plain)?;
     let list = match members {
         MembersV1::Extents(extents) => {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use strongroom_protocol::{BlobKind, ChunkId, Reference};
 
 use crate::content::wire::{EntryV1, Table, Uses, parse};
-use crate::content::{DecodeError, Encoded, Entry, EntryError, name_is_usable};
+use crate::content::{DecodeError, ENTRY_WEIGHT_MAX, Encoded, Entry, EntryError, name_is_usable};
 use crate::tree::{SinkError, SourceError};
 
 pub use build::DirectoryBuilder;
@@ -22,6 +22,10 @@ pub const PAGE_WEIGHT_MIN: usize = 32 << 10;
 pub const PAGE_WEIGHT_MAX: usize = 128 << 10;
 /// Most levels of inner pages: with at least 100 children a page, more than can exist.
 pub const PAGE_DEPTH_MAX: u8 = 8;
+
+/// Longest plaintext of a page, in bytes: the weight of the heaviest, which is never less
+/// than its length, and the count before the entries. Bounds what hostile bytes can cost.
+pub const PAGE_BYTES_MAX: usize = PAGE_WEIGHT_MIN + ENTRY_WEIGHT_MAX + 16;
 
 /// A decoded page.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -98,7 +102,7 @@ enum PageV1<'a> {
 
 /// The page a plaintext says, after every check; for bytes from anywhere.
 pub fn decode_page(plain: &[u8], references: &[Reference]) -> Result<Page, DecodeError> {
-    let mut uses = Uses::new(plain, references)?;
+    let mut uses = Uses::new(plain, PAGE_BYTES_MAX, references)?;
     let page = match parse(plain)? {
         PageV1::Leaf { entries } => {
             let entries = entries.into_iter().map(|entry| entry.resolve(&mut uses));

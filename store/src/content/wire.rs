@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use strongroom_protocol::blob::{PLAIN_BYTES_MAX, REFERENCES_MAX};
+use strongroom_protocol::blob::REFERENCES_MAX;
 use strongroom_protocol::{BlobKind, ChunkId, Reference};
 
 use crate::content::{ChunkExtent, DecodeError, Encoded, Entry, FileContent, Meta, Node, Xattr};
@@ -105,12 +105,13 @@ pub(crate) struct Uses<'a> {
 }
 
 impl<'a> Uses<'a> {
-    /// The uses of a blob's references, unless the blob is longer than one may be.
+    /// The uses of a blob's references, unless the blob is longer than its kind may be.
     pub(crate) const fn new(
         plain: &[u8],
+        bytes_max: usize,
         references: &'a [Reference],
     ) -> Result<Self, DecodeError> {
-        if plain.len() > PLAIN_BYTES_MAX || references.len() > REFERENCES_MAX {
+        if plain.len() > bytes_max || references.len() > REFERENCES_MAX {
             return Err(DecodeError::TooLong);
         }
         Ok(Self { references, used: 0 })

@@ -85,7 +85,8 @@ impl<'s, S: BlobSource + ?Sized> DirectoryReader<'s, S> {
     pub(crate) fn open_pending(&mut self) -> Result<(), PageError> {
         let Some(level) = self.levels.last_mut() else { return Ok(()) };
         let Some(child) = level.children.pop_front() else { return Ok(()) };
-        let end = level.children.front().map(|next| next.first.clone()).or(level.end.clone());
+        let end =
+            level.children.front().map(|next| next.first.clone()).or_else(|| level.end.clone());
         let depth = level.depth;
         let page = child.page;
         let blob = self.source.blob(BlobKind::Page, page);
