@@ -1,0 +1,417 @@
+//! Where every blob lies: recent places in memory, the rest in sorted segments on disk. It is a
+//! cache: damage or a vanished pack costs a rebuild from footers, never a wrong answer. It also
+//! keeps doubt: metadata whose closure was not proven complete is not a reason to skip sending.
+//! No lock is held over I/O.
+
+mod merge;
+mod segment;
+mod state;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use strongroom_protocol::blob::BlobKind;
+use strongroom_protocol::id::{ChunkId, PackId, RepoId};
+
+use crate::disk::{Disk, DiskError, parent};
+use crate::pack::{PackClass, PackEntry, pack_path, read_footer, scan_forward};
+use segment::{Segment, SegmentError};
+use state::State;
+
+/// Entries kept in memory before they become a segment: some 25 MiB.
+pub const RECENT_ENTRIES_MAX: usize = 262_144;
+/// Segments of one size class before they are merged into one of the next.
+const TIER_SEGMENTS: usize = 8;
+
+/// Where a blob's record lies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Place {
+    pub pack: PackId,
+    pub offset: u32,
+    pub record_len: u32,
+    pub plain_len: u32,
+    pub kind: BlobKind,
+}
+
+/// What the index knows of an id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// Not here.
+    Absent,
+    /// Accepted by the writer, not in a named pack yet.
+    Pending(BlobKind),
+    /// In a pack.
+    At(Place),
+}
+
+impl Found {
+    /// The kind of what was found.
+    pub const fn kind(&self) -> Option<BlobKind> {
+        match self {
+            Self::Absent => None,
+            Self::Pending(kind) => Some(*kind),
+            Self::At(place) => Some(place.kind),
+        }
+    }
+}
+
+/// Whether an id was taken in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Accept {
+    /// It is pending now and was handed on.
+    Taken,
+    /// It was here already.
+    Present,
+    /// Something was lost since the caller looked: look again.
+    Stale,
+}
+
+/// The index of one repository.
+pub struct Index {
+    disk: Arc<dyn Disk>,
+    repo: RepoId,
+    state: RwLock<State>,
+    losses: AtomicU64,
+    next_segment: AtomicU64,
+}
+
+/// What is written to a segment: sorted, with the packs it numbers.
+pub(crate) struct Flushable {
+    pub(crate) packs: Vec<PackId>,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// An entry as a segment holds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Row {
+    pub(crate) id: ChunkId,
+    pub(crate) pack: u32,
+    pub(crate) offset: u32,
+    pub(crate) record_len: u32,
+    pub(crate) plain_len: u32,
+    pub(crate) kind: BlobKind,
+    pub(crate) doubt: Doubt,
+}
+
+/// Whether the closure of a metadata blob is known to be here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Doubt {
+    Doubted,
+    Proven,
+}
+
+/// What could not be read when the index was loaded.
+#[derive(Default)]
+pub(crate) struct Losses {
+    pub(crate) unreadable: Vec<(PackId, String)>,
+    pub(crate) gone: Vec<PackId>,
+    pub(crate) segments_dropped: usize,
+}
+
+impl Index {
+    /// Loads the segments and reads the footers of packs that none of them names.
+    pub(crate) fn load(disk: Arc<dyn Disk>, repo: RepoId) -> Result<(Self, Losses), DiskError> {
+        let mut losses = Losses::default();
+        let in_place = list_packs(&*disk)?;
+        let index = Self {
+            disk,
+            repo,
+            state: RwLock::new(State::new(in_place)),
+            losses: AtomicU64::new(0),
+            next_segment: AtomicU64::new(1),
+        };
+        index.load_segments(&mut losses)?;
+        for (pack, class) in index.state().unindexed() {
+            if let Err(problem) = index.index_pack(pack, class) {
+                losses.unreadable.push((pack, problem));
+            }
+            if index.recent_len() >= RECENT_ENTRIES_MAX {
+                // A read-only disk leaves them in memory.
+                drop(index.write_segment(&index.flushable()));
+            }
+        }
+        if !losses.gone.is_empty() || !losses.unreadable.is_empty() {
+            index.state_mut().doubt_all();
+        }
+        Ok((index, losses))
+    }
+
+    fn load_segments(&self, losses: &mut Losses) -> Result<(), DiskError> {
+        for entry in self.disk.list("index")? {
+            let Some(number) = segment_number(&entry.name) else { continue };
+            self.next_segment.fetch_max(number + 1, Ordering::Relaxed);
+            let path = format!("index/{}", entry.name);
+            let Ok(segment) = Segment::open(&*self.disk, &path, self.repo) else {
+                losses.segments_dropped += 1;
+                continue;
+            };
+            let gone: Vec<PackId> = {
+                let state = self.state();
+                segment.packs().iter().filter(|pack| !state.has_pack(pack)).copied().collect()
+            };
+            if gone.is_empty() {
+                let Ok(doubted) = segment.doubted() else {
+                    losses.segments_dropped += 1;
+                    continue;
+                };
+                self.state_mut().add_segment(Arc::new(segment), doubted);
+            } else {
+                losses.segments_dropped += 1;
+                losses.gone.extend(gone);
+            }
+        }
+        losses.gone.sort_unstable();
+        losses.gone.dedup();
+        Ok(())
+    }
+
+    /// Reads a pack's footer, or its records forward when the footer is damaged; the second
+    /// says that the pack is not whole.
+    fn index_pack(&self, pack: PackId, class: PackClass) -> Result<(), String> {
+        let path = pack_path(class, pack);
+        let file = self.disk.open(&path).map_err(|error| error.to_string())?;
+        match read_footer(&*file, self.repo) {
+            Ok((_, entries)) => {
+                self.state_mut().publish(pack, class, &entries, Doubt::Doubted);
+                Ok(())
+            }
+            Err(problem) => {
+                if let Ok((_, entries)) = scan_forward(&*file, self.repo) {
+                    self.state_mut().publish(pack, class, &entries, Doubt::Doubted);
+                }
+                Err(problem.to_string())
+            }
+        }
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks up many ids at once, in the order given.
+    pub fn lookup_many(&self, ids: &[ChunkId]) -> Result<Vec<Found>, DiskError> {
+        loop {
+            let (mut found, segments) = {
+                let state = self.state();
+                (ids.iter().map(|id| state.find(id)).collect::<Vec<_>>(), state.segments.clone())
+            };
+            let mut open: Vec<usize> =
+                (0..ids.len()).filter(|&at| found.get(at) == Some(&Found::Absent)).collect();
+            open.sort_unstable_by_key(|&at| ids.get(at));
+            let damaged = segments.iter().rev().find_map(|segment| {
+                match segment.lookup_sorted(ids, &open, &mut found) {
+                    Ok(()) => {
+                        open.retain(|&at| found.get(at) == Some(&Found::Absent));
+                        None
+                    }
+                    Err(error) => Some((Arc::clone(segment), error)),
+                }
+            });
+            match damaged {
+                None => return Ok(found),
+                Some((segment, SegmentError::Damaged { path })) => {
+                    tracing::warn!(path, "index segment is damaged: rebuilding it from its packs");
+                    self.replace_damaged(&segment);
+                }
+                Some((_, SegmentError::Disk(error))) => return Err(error),
+            }
+        }
+    }
+
+    /// Drops a damaged segment and reads its packs' footers instead.
+    fn replace_damaged(&self, segment: &Arc<Segment>) {
+        let packs: Vec<(PackId, PackClass)> = {
+            let state = self.state();
+            let class = |pack: &PackId| state.class(pack).map(|class| (*pack, class));
+            segment.packs().iter().filter_map(class).collect()
+        };
+        for (pack, class) in packs {
+            if let Err(problem) = self.index_pack(pack, class) {
+                tracing::warn!(%pack, problem, "pack cannot be indexed");
+                self.note_loss();
+            }
+        }
+        self.state_mut().drop_segments(std::slice::from_ref(segment));
+        drop(self.disk.remove(segment.path()));
+    }
+
+    /// How often something accepted was lost: a proof older than a loss is none.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::SeqCst)
+    }
+
+    /// Takes an id in and hands it on in one step, so that whoever sees it in the index can
+    /// be sure that a barrier asked for later waits for it.
+    pub(crate) fn accept(
+        &self,
+        id: ChunkId,
+        kind: BlobKind,
+        seen_losses: u64,
+        hand_on: impl FnOnce(),
+    ) -> Accept {
+        let mut state = self.state_mut();
+        if self.losses() != seen_losses {
+            return Accept::Stale;
+        }
+        if state.find(&id) != Found::Absent {
+            return Accept::Present;
+        }
+        state.pending.insert(id, kind);
+        state.prove(&[id]);
+        hand_on();
+        Accept::Taken
+    }
+
+    /// A pack is in place under its name.
+    pub(crate) fn publish(
+        &self,
+        pack: PackId,
+        class: PackClass,
+        entries: &[PackEntry],
+        doubt: Doubt,
+    ) {
+        self.state_mut().publish(pack, class, entries, doubt);
+    }
+
+    /// Accepted blobs did not reach the disk. What was proven by them is doubted again.
+    pub(crate) fn forget_pending(&self, ids: impl Iterator<Item = ChunkId>) {
+        let mut state = self.state_mut();
+        self.losses.fetch_add(1, Ordering::SeqCst);
+        for id in ids {
+            state.pending.remove(&id);
+        }
+        state.doubt_recent();
+    }
+
+    /// A pack that was in place is not to be counted on.
+    pub(crate) fn note_loss(&self) {
+        let mut state = self.state_mut();
+        self.losses.fetch_add(1, Ordering::SeqCst);
+        state.doubt_all();
+    }
+
+    /// Whether the closure of a metadata blob still has to be proven.
+    pub(crate) fn doubted(&self, ids: &[ChunkId]) -> Vec<ChunkId> {
+        let state = self.state();
+        ids.iter().filter(|id| state.is_doubted(id)).copied().collect()
+    }
+
+    /// The closure of these is complete, unless something was lost since `seen_losses`.
+    pub(crate) fn prove(&self, ids: &[ChunkId], seen_losses: u64) {
+        let mut state = self.state_mut();
+        if self.losses() == seen_losses {
+            state.prove(ids);
+        }
+    }
+
+    /// Packs in place.
+    pub fn packs(&self) -> Vec<PackId> {
+        self.state().packs.keys().copied().collect()
+    }
+
+    /// The class of a pack, when it is in place.
+    pub fn class(&self, pack: &PackId) -> Option<PackClass> {
+        self.state().class(pack)
+    }
+
+    /// Entries that are in no segment yet.
+    pub fn recent_len(&self) -> usize {
+        self.state().recent.len()
+    }
+
+    /// Bytes of memory spent on segments.
+    pub fn segment_bytes(&self) -> usize {
+        self.state().segments.iter().map(|segment| segment.memory_bytes()).sum()
+    }
+
+    /// What would go into a segment now. It may be written only after a barrier that was
+    /// asked for later, because its proofs may rest on what is pending.
+    pub(crate) fn flushable(&self) -> Flushable {
+        self.state().flushable()
+    }
+
+    /// Writes a segment and lets go of the entries in memory; then merges where due.
+    pub(crate) fn write_segment(&self, flushable: &Flushable) -> Result<(), DiskError> {
+        if flushable.rows.is_empty() {
+            return Ok(());
+        }
+        self.make_index_dir()?;
+        let path = self.fresh_path();
+        let mut rows = flushable.rows.iter().copied().map(Ok);
+        let count = flushable.rows.len() as u64;
+        let doubted = flushable.rows.iter().filter(|row| row.doubt == Doubt::Doubted).count();
+        let plan = merge::SegmentPlan { path: &path, packs: &flushable.packs, count, doubted };
+        merge::write(&*self.disk, self.repo, &plan, &mut rows).map_err(SegmentError::into_disk)?;
+        let segment =
+            Segment::open(&*self.disk, &path, self.repo).map_err(SegmentError::into_disk)?;
+        self.state_mut().replace_recent(Arc::new(segment), flushable);
+        self.merge_where_due()
+    }
+
+    fn merge_where_due(&self) -> Result<(), DiskError> {
+        loop {
+            let segments = self.state().segments.clone();
+            let Some(inputs) = merge::due(&segments, TIER_SEGMENTS) else { return Ok(()) };
+            let path = self.fresh_path();
+            match merge::merge(&*self.disk, self.repo, &path, &inputs) {
+                Ok(merged) => self.state_mut().replace_segments(&inputs, Arc::new(merged)),
+                Err(SegmentError::Damaged { path }) => {
+                    let damaged = inputs.iter().find(|input| input.path() == path);
+                    damaged.into_iter().for_each(|segment| self.replace_damaged(segment));
+                    continue;
+                }
+                Err(SegmentError::Disk(error)) => return Err(error),
+            }
+            for input in &inputs {
+                self.disk.remove(input.path())?;
+            }
+        }
+    }
+
+    fn make_index_dir(&self) -> Result<(), DiskError> {
+        for changed in self.disk.create_dirs("index")? {
+            self.disk.sync_dir(&changed)?;
+        }
+        Ok(())
+    }
+
+    fn fresh_path(&self) -> String {
+        format!("index/{:08}.seg", self.next_segment.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Index").field("repo", &self.repo).finish_non_exhaustive()
+    }
+}
+
+fn segment_number(name: &str) -> Option<u64> {
+    name.strip_suffix(".seg")?.parse().ok()
+}
+
+/// Every pack in place, by its name.
+fn list_packs(disk: &dyn Disk) -> Result<BTreeMap<PackId, PackClass>, DiskError> {
+    let mut packs = BTreeMap::new();
+    for class in [PackClass::Data, PackClass::Metadata] {
+        let top = format!("packs/{}", class.directory());
+        for fan in disk.list(&top)? {
+            for file in disk.list(&format!("{top}/{}", fan.name))? {
+                let named = file.name.parse().ok();
+                let whole = |pack: &PackId| {
+                    let path = pack_path(class, *pack);
+                    path.ends_with(&file.name) && parent(&path).ends_with(&fan.name)
+                };
+                if let Some(pack) = named.filter(whole) {
+                    packs.insert(pack, class);
+                }
+            }
+        }
+    }
+    Ok(packs)
+}

@@ -1,0 +1,220 @@
+//! Writing segments: from memory, or from several smaller ones. A segment is written beside its
+//! place, synced and renamed; inputs are removed only after that.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+
+use strongroom_protocol::id::{PackId, RepoId};
+
+use super::Row;
+use super::segment::{
+    BLOCK_BYTES, BLOCK_ENTRIES, CHECK_BYTES, MAGIC, Segment, SegmentError, check, encode_row,
+    fence_key, parse_rows,
+};
+use crate::disk::{AppendFile, Disk, DiskError};
+
+/// Bytes gathered before they are written.
+const BUFFER_BYTES: usize = 1 << 20;
+/// Each size class holds segments up to this many times larger than the one before.
+const TIER_FACTOR: u64 = 8;
+
+/// What a new segment will hold.
+pub(super) struct SegmentPlan<'a> {
+    pub(super) path: &'a str,
+    pub(super) packs: &'a [PackId],
+    pub(super) count: u64,
+    pub(super) doubted: usize,
+}
+
+/// The segments to merge now: those of the smallest class that is full.
+pub(super) fn due(segments: &[Arc<Segment>], tier_segments: usize) -> Option<Vec<Arc<Segment>>> {
+    let mut tiers: HashMap<u32, Vec<Arc<Segment>>> = HashMap::new();
+    for segment in segments {
+        let tier = segment.entries().max(1).ilog(TIER_FACTOR);
+        tiers.entry(tier).or_default().push(Arc::clone(segment));
+    }
+    let full = tiers.into_iter().filter(|(_, members)| members.len() >= tier_segments);
+    full.min_by_key(|(tier, _)| *tier).map(|(_, members)| members)
+}
+
+/// Writes sorted rows as a segment.
+pub(super) fn write(
+    disk: &dyn Disk,
+    repo: RepoId,
+    plan: &SegmentPlan<'_>,
+    rows: &mut dyn Iterator<Item = Result<Row, SegmentError>>,
+) -> Result<(), SegmentError> {
+    let name = plan.path.rsplit('/').next().unwrap_or(plan.path);
+    let via = format!("tmp/{name}");
+    let written = fill(disk, repo, plan, rows, &via);
+    if written.is_err() {
+        // A half-written segment is of no use and takes room.
+        drop(disk.remove(&via));
+        return written;
+    }
+    disk.rename(&via, plan.path)?;
+    disk.sync_dir("index")?;
+    Ok(())
+}
+
+fn fill(
+    disk: &dyn Disk,
+    repo: RepoId,
+    plan: &SegmentPlan<'_>,
+    rows: &mut dyn Iterator<Item = Result<Row, SegmentError>>,
+    via: &str,
+) -> Result<(), SegmentError> {
+    let mut out = Out { file: disk.create(via)?, buffer: Vec::with_capacity(BUFFER_BYTES) };
+    let packs = u32::try_from(plan.packs.len()).unwrap_or(u32::MAX);
+    let doubted = u32::try_from(plan.doubted).unwrap_or(u32::MAX);
+    let mut head = MAGIC.to_vec();
+    head.extend_from_slice(repo.as_bytes());
+    head.extend_from_slice(&packs.to_le_bytes());
+    head.extend_from_slice(&doubted.to_le_bytes());
+    head.extend_from_slice(&plan.count.to_le_bytes());
+    plan.packs.iter().for_each(|pack| head.extend_from_slice(&pack.0));
+    out.put_hashed(&head)?;
+    let mut fence = Vec::new();
+    let mut block = Vec::with_capacity(BLOCK_BYTES);
+    for (number, row) in rows.enumerate() {
+        let row = row?;
+        if number % BLOCK_ENTRIES == 0 {
+            out.put_block(number / BLOCK_ENTRIES, &mut block)?;
+            fence.extend_from_slice(&fence_key(&row.id).to_le_bytes());
+        }
+        encode_row(&row, &mut block);
+    }
+    out.put_block(fence.len() / 8, &mut block)?;
+    out.put_hashed(&fence)?;
+    out.flush()?;
+    out.file.sync()?;
+    Ok(())
+}
+
+struct Out {
+    file: Box<dyn AppendFile>,
+    buffer: Vec<u8>,
+}
+
+impl Out {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn put_hashed(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        self.put(bytes)?;
+        self.put(blake3::hash(bytes).as_bytes())
+    }
+
+    /// Closes the block before number `next`, if there is one.
+    fn put_block(&mut self, next: usize, block: &mut Vec<u8>) -> Result<(), DiskError> {
+        if block.is_empty() {
+            return Ok(());
+        }
+        block.resize(BLOCK_BYTES - CHECK_BYTES, 0);
+        let check = check(next.saturating_sub(1), block);
+        self.put(block)?;
+        block.clear();
+        self.put(&check)
+    }
+
+    fn flush(&mut self) -> Result<(), DiskError> {
+        self.file.append(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+/// One segment made of several.
+pub(super) fn merge(
+    disk: &dyn Disk,
+    repo: RepoId,
+    path: &str,
+    inputs: &[Arc<Segment>],
+) -> Result<Segment, SegmentError> {
+    let mut numbers: HashMap<PackId, u32> = HashMap::new();
+    let mut packs = Vec::new();
+    let mut sources = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        let renumber = input.packs().iter().map(|pack| {
+            *numbers.entry(*pack).or_insert_with(|| {
+                packs.push(*pack);
+                u32::try_from(packs.len() - 1).unwrap_or(u32::MAX)
+            })
+        });
+        let renumber = renumber.collect();
+        sources.push(Source { segment: input, renumber, block: 0, rows: Vec::new().into_iter() });
+    }
+    let count = inputs.iter().map(|input| input.entries()).sum();
+    let doubted = inputs.iter().map(|input| input.doubted_count() as usize).sum();
+    let plan = SegmentPlan { path, packs: &packs, count, doubted };
+    let mut rows = Merged::begin(sources)?;
+    write(disk, repo, &plan, &mut rows)?;
+    Segment::open(disk, path, repo)
+}
+
+/// The rows of one input, renumbered.
+struct Source<'a> {
+    segment: &'a Segment,
+    renumber: Vec<u32>,
+    block: usize,
+    rows: std::vec::IntoIter<Row>,
+}
+
+impl Source<'_> {
+    fn next(&mut self) -> Result<Option<Row>, SegmentError> {
+        loop {
+            if let Some(mut row) = self.rows.next() {
+                let damaged = || SegmentError::Damaged { path: self.segment.path().to_owned() };
+                row.pack = *self.renumber.get(row.pack as usize).ok_or_else(damaged)?;
+                return Ok(Some(row));
+            }
+            if self.block >= self.segment.blocks() {
+                return Ok(None);
+            }
+            self.rows = parse_rows(&self.segment.block(self.block)?).into_iter();
+            self.block += 1;
+        }
+    }
+}
+
+/// The rows of all inputs, in order.
+struct Merged<'a> {
+    sources: Vec<Source<'a>>,
+    heads: BinaryHeap<Reverse<([u8; 32], usize)>>,
+    rows: Vec<Option<Row>>,
+}
+
+impl<'a> Merged<'a> {
+    fn begin(sources: Vec<Source<'a>>) -> Result<Self, SegmentError> {
+        let rows = vec![None; sources.len()];
+        let mut merged = Self { sources, heads: BinaryHeap::new(), rows };
+        for at in 0..merged.sources.len() {
+            merged.refill(at)?;
+        }
+        Ok(merged)
+    }
+
+    fn refill(&mut self, at: usize) -> Result<(), SegmentError> {
+        let next = self.sources.get_mut(at).map(Source::next).transpose()?.flatten();
+        if let Some(row) = next {
+            self.heads.push(Reverse((row.id.0, at)));
+        }
+        if let Some(place) = self.rows.get_mut(at) {
+            *place = next;
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Merged<'_> {
+    type Item = Result<Row, SegmentError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Reverse((_, at)) = self.heads.pop()?;
+        let row = self.rows.get_mut(at).and_then(Option::take)?;
+        Some(self.refill(at).map(|()| row))
+    }
+}

@@ -1,0 +1,255 @@
+//! A segment on disk (format.md section 5): sorted entries in checked blocks of 4 KiB, read one
+//! by one, found by a fence of their first keys in memory. A block whose check does not hold is
+//! reported as damage, never read around.
+
+use std::sync::Arc;
+
+use strongroom_protocol::blob::BlobKind;
+use strongroom_protocol::id::{ChunkId, PackId, RepoId};
+
+use super::{Doubt, Found, Place, Row};
+use crate::disk::{Disk, DiskError, ReadFile};
+
+pub(super) const MAGIC: &[u8; 8] = b"SRSEGM01";
+/// Bytes before the pack ids.
+pub(super) const HEAD_BYTES: usize = 40;
+pub(super) const HASH_BYTES: usize = 32;
+pub(super) const ENTRY_BYTES: usize = 48;
+pub(super) const BLOCK_BYTES: usize = 4096;
+/// Entries of a full block; what remains of it is its check.
+pub(super) const BLOCK_ENTRIES: usize = 85;
+pub(super) const CHECK_BYTES: usize = BLOCK_BYTES - BLOCK_ENTRIES * ENTRY_BYTES;
+/// Bit of the last number of an entry that says its closure was not proven.
+const DOUBT_BIT: u32 = 1 << 31;
+const KIND_SHIFT: u32 = 28;
+const LENGTH_MASK: u32 = (1 << KIND_SHIFT) - 1;
+/// Most packs of one segment: bounds what a damaged head can ask for.
+const PACKS_MAX: u32 = 1 << 24;
+
+/// Why a segment did not answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SegmentError {
+    #[error("index segment {path} is damaged")]
+    Damaged { path: String },
+    #[error("an index segment cannot be read")]
+    Disk(#[from] DiskError),
+}
+
+impl SegmentError {
+    pub(super) fn into_disk(self) -> DiskError {
+        match self {
+            Self::Disk(error) => error,
+            Self::Damaged { path } => DiskError {
+                action: "read back",
+                path,
+                source: std::io::Error::from(std::io::ErrorKind::InvalidData),
+            },
+        }
+    }
+}
+
+/// An open segment.
+pub(super) struct Segment {
+    file: Arc<dyn ReadFile>,
+    path: String,
+    packs: Vec<PackId>,
+    entries: u64,
+    doubted: u32,
+    fence: Vec<u64>,
+    blocks_at: u64,
+}
+
+impl Segment {
+    /// Opens a segment: head and fence are read and checked, the blocks when they are needed.
+    pub(super) fn open(disk: &dyn Disk, path: &str, repo: RepoId) -> Result<Self, SegmentError> {
+        let damaged = || SegmentError::Damaged { path: path.to_owned() };
+        let file = disk.open(path)?;
+        let len = file.len()?;
+        let mut head = [0; HEAD_BYTES];
+        if len < HEAD_BYTES as u64 {
+            return Err(damaged());
+        }
+        file.read_exact_at(&mut head, 0)?;
+        let (pack_count, doubted) = (number(&head, 24), number(&head, 28));
+        let entries = u64::from(number(&head, 32)) | u64::from(number(&head, 36)) << 32;
+        let named = head.starts_with(MAGIC) && head.get(8..24) == Some(repo.as_bytes().as_slice());
+        if !named || pack_count > PACKS_MAX || entries > len / ENTRY_BYTES as u64 {
+            return Err(damaged());
+        }
+        let blocks = entries.div_ceil(BLOCK_ENTRIES as u64);
+        let blocks_at = (HEAD_BYTES + pack_count as usize * 32 + HASH_BYTES) as u64;
+        let fence_at = blocks_at + blocks * BLOCK_BYTES as u64;
+        if fence_at + blocks * 8 + HASH_BYTES as u64 != len {
+            return Err(damaged());
+        }
+        let table = read_hashed(&*file, 0, blocks_at)?.ok_or_else(damaged)?;
+        let packs = table.get(HEAD_BYTES..).unwrap_or_default().chunks_exact(32);
+        let packs = packs.filter_map(|id| id.first_chunk()).map(|id| PackId(*id)).collect();
+        let fence = read_hashed(&*file, fence_at, len - fence_at)?.ok_or_else(damaged)?;
+        let fence = fence.chunks_exact(8).filter_map(|key| key.first_chunk());
+        let fence = fence.map(|key| u64::from_le_bytes(*key)).collect();
+        Ok(Self { file, path: path.to_owned(), packs, entries, doubted, fence, blocks_at })
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn packs(&self) -> &[PackId] {
+        &self.packs
+    }
+
+    pub(super) const fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    pub(super) const fn doubted_count(&self) -> u32 {
+        self.doubted
+    }
+
+    pub(super) fn blocks(&self) -> usize {
+        self.fence.len()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.fence.len() * 8 + self.packs.len() * 32
+    }
+
+    /// The entries of one block.
+    pub(super) fn block(&self, block: usize) -> Result<Vec<u8>, SegmentError> {
+        let mut bytes = vec![0; BLOCK_BYTES];
+        let at = self.blocks_at + (block * BLOCK_BYTES) as u64;
+        self.file.read_exact_at(&mut bytes, at)?;
+        let (entries, found) = bytes.split_at(BLOCK_BYTES - CHECK_BYTES);
+        if check(block, entries).as_slice() != found {
+            return Err(SegmentError::Damaged { path: self.path.clone() });
+        }
+        let before = block as u64 * BLOCK_ENTRIES as u64;
+        let held = self.entries.saturating_sub(before).min(BLOCK_ENTRIES as u64);
+        bytes.truncate(usize::try_from(held).unwrap_or_default() * ENTRY_BYTES);
+        Ok(bytes)
+    }
+
+    /// Looks up `ids[at]` for each `at` of `wanted`, which is sorted by id, and notes what is
+    /// found in `found`.
+    pub(super) fn lookup_sorted(
+        &self,
+        ids: &[ChunkId],
+        wanted: &[usize],
+        found: &mut [Found],
+    ) -> Result<(), SegmentError> {
+        let mut cached: Option<(usize, Vec<u8>)> = None;
+        for &at in wanted {
+            let (Some(id), Some(answer)) = (ids.get(at), found.get_mut(at)) else { continue };
+            let key = fence_key(id);
+            let first = self.fence.partition_point(|&fence| fence < key).saturating_sub(1);
+            let end = self.fence.partition_point(|&fence| fence <= key);
+            for block in first..end {
+                let bytes = match cached.take() {
+                    Some((held, bytes)) if held == block => bytes,
+                    _ => self.block(block)?,
+                };
+                let row = find_row(&bytes, id);
+                cached = Some((block, bytes));
+                if let Some(row) = row {
+                    let place = self.place(&row);
+                    let damaged = || SegmentError::Damaged { path: self.path.clone() };
+                    *answer = Found::At(place.ok_or_else(damaged)?);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&self, row: &Row) -> Option<Place> {
+        let Row { pack, offset, record_len, plain_len, kind, .. } = *row;
+        let pack = *self.packs.get(pack as usize)?;
+        Some(Place { pack, offset, record_len, plain_len, kind })
+    }
+
+    /// The ids whose closure was not proven when the segment was written.
+    pub(super) fn doubted(&self) -> Result<Vec<ChunkId>, SegmentError> {
+        let mut ids = Vec::new();
+        if self.doubted > 0 {
+            for block in 0..self.blocks() {
+                let rows = parse_rows(&self.block(block)?);
+                let doubted = rows.into_iter().filter(|row| row.doubt == Doubt::Doubted);
+                ids.extend(doubted.map(|row| row.id));
+            }
+        }
+        Ok(ids)
+    }
+}
+
+/// The number blocks are found by.
+pub(super) fn fence_key(id: &ChunkId) -> u64 {
+    id.0.first_chunk::<8>().map_or(0, |head| u64::from_be_bytes(*head))
+}
+
+/// The check of a block: its number and its entries.
+pub(super) fn check(block: usize, entries: &[u8]) -> [u8; CHECK_BYTES] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(block as u64).to_le_bytes()).update(entries);
+    let mut check = [0; CHECK_BYTES];
+    hasher.finalize_xof().fill(&mut check);
+    check
+}
+
+pub(super) fn encode_row(row: &Row, into: &mut Vec<u8>) {
+    let doubt = if row.doubt == Doubt::Doubted { DOUBT_BIT } else { 0 };
+    let kind = u32::from(row.kind.code()) << KIND_SHIFT;
+    into.extend_from_slice(&row.id.0);
+    for number in [row.pack, row.offset, row.record_len, row.plain_len | kind | doubt] {
+        into.extend_from_slice(&number.to_le_bytes());
+    }
+}
+
+fn parse_row(bytes: &[u8]) -> Option<Row> {
+    let last = number(bytes, 44);
+    let kind = u8::try_from((last & !DOUBT_BIT) >> KIND_SHIFT).ok()?;
+    Some(Row {
+        id: ChunkId(*bytes.first_chunk()?),
+        pack: number(bytes, 32),
+        offset: number(bytes, 36),
+        record_len: number(bytes, 40),
+        plain_len: last & LENGTH_MASK,
+        kind: BlobKind::from_code(kind)?,
+        doubt: if last & DOUBT_BIT == 0 { Doubt::Proven } else { Doubt::Doubted },
+    })
+}
+
+pub(super) fn parse_rows(block: &[u8]) -> Vec<Row> {
+    block.chunks_exact(ENTRY_BYTES).filter_map(parse_row).collect()
+}
+
+fn find_row(block: &[u8], id: &ChunkId) -> Option<Row> {
+    let (mut low, mut high) = (0, block.len() / ENTRY_BYTES);
+    while low < high {
+        let middle = low.midpoint(high);
+        let entry = block.get(middle * ENTRY_BYTES..(middle + 1) * ENTRY_BYTES)?;
+        match entry.get(..32)?.cmp(id.0.as_slice()) {
+            std::cmp::Ordering::Less => low = middle + 1,
+            std::cmp::Ordering::Greater => high = middle,
+            std::cmp::Ordering::Equal => return parse_row(entry),
+        }
+    }
+    None
+}
+
+/// Reads `len` bytes of which the last 32 are the hash of those before; nothing if it is not.
+fn read_hashed(file: &dyn ReadFile, at: u64, len: u64) -> Result<Option<Vec<u8>>, DiskError> {
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+    file.read_exact_at(&mut bytes, at)?;
+    let body = bytes.len().saturating_sub(HASH_BYTES);
+    let holds = bytes.get(..body).is_some_and(|content| {
+        bytes.get(body..) == Some(blake3::hash(content).as_bytes().as_slice())
+    });
+    bytes.truncate(body);
+    Ok(holds.then_some(bytes))
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    let number = bytes.get(at..).and_then(|rest| rest.first_chunk::<4>());
+    number.map_or(0, |number| u32::from_le_bytes(*number))
+}

@@ -1,0 +1,168 @@
+//! What a root needs, walked without a key over the references in blob heads. Pages and lists
+//! are visited once; data chunks are only looked up, in batches, so that the walk's memory
+//! follows the metadata, not the contents.
+
+use std::collections::{BTreeSet, HashSet};
+
+use strongroom_protocol::blob::Reference;
+use strongroom_protocol::id::{ChunkId, PackId};
+
+use super::error::RepoError;
+use super::{Inner, Repo};
+use crate::index::{Found, Place};
+
+/// Blobs looked up at once.
+const BATCH: usize = 4096;
+/// Most missing blobs listed.
+const MISSING_MAX: usize = 1000;
+
+/// Everything some roots need.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Closure {
+    /// The packs that hold it.
+    pub packs: BTreeSet<PackId>,
+    /// Pages and lists, each once, and references to data chunks, repeated ones too.
+    pub blobs: u64,
+    /// Plaintext bytes of those.
+    pub bytes: u64,
+}
+
+/// Something roots need is not here.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{} blobs are missing, the first {}", missing.len(), missing.first().map_or_else(
+    || "unknown".to_owned(), |first| first.id.to_string()))]
+pub struct Incomplete {
+    /// What is missing or unreadable; at most a thousand.
+    pub missing: Vec<Reference>,
+}
+
+impl Repo {
+    /// Walks everything `roots` need.
+    pub fn closure(&self, roots: &[Reference]) -> Result<Closure, RepoError> {
+        let mut closure = Closure::default();
+        let inner = &self.inner;
+        inner.walk(roots, Scope::All, |found| {
+            closure.blobs += 1;
+            if let Found::At(place) = found {
+                closure.packs.insert(place.pack);
+                closure.bytes += u64::from(place.plain_len);
+            }
+        })?;
+        Ok(closure)
+    }
+}
+
+/// How far a walk goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Everywhere.
+    All,
+    /// Not below metadata that was proven complete.
+    Doubted,
+}
+
+impl Inner {
+    /// Whether a blob and all it needs are here; what was proven is remembered.
+    pub(super) fn is_complete(&self, root: Reference) -> Result<bool, RepoError> {
+        if self.index.doubted(&[root.id]).is_empty() {
+            return Ok(true);
+        }
+        match self.prove(&[root]) {
+            Ok(()) => Ok(true),
+            Err(RepoError::Incomplete(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Proves the closure of the roots, as far as it is in doubt.
+    pub(super) fn prove(&self, roots: &[Reference]) -> Result<(), RepoError> {
+        let losses = self.index.losses();
+        let walked = self.walk(roots, Scope::Doubted, |_| {})?;
+        self.index.prove(&walked, losses);
+        Ok(())
+    }
+
+    /// Visits the roots and what they need; gives the metadata visited.
+    fn walk(
+        &self,
+        roots: &[Reference],
+        scope: Scope,
+        mut visit: impl FnMut(&Found),
+    ) -> Result<Vec<ChunkId>, RepoError> {
+        let mut seen: HashSet<ChunkId> = HashSet::new();
+        let mut missing = Vec::new();
+        let mut open: Vec<Reference> = Vec::new();
+        let mut push = |open: &mut Vec<Reference>, references: &[Reference]| {
+            for reference in references {
+                if !reference.kind.is_metadata() || seen.insert(reference.id) {
+                    open.push(*reference);
+                }
+            }
+        };
+        push(&mut open, roots);
+        while !open.is_empty() && missing.len() < MISSING_MAX {
+            let batch = open.split_off(open.len().saturating_sub(BATCH));
+            let mut places = self.visit_batch(&batch, scope, &mut missing, &mut visit)?;
+            places.sort_unstable_by_key(|(_, place)| *place);
+            for (reference, place) in places {
+                match self.head_at(&place) {
+                    Ok(head) if head.id == reference.id => push(&mut open, &head.references),
+                    Err(RepoError::Disk(error)) if !error.is_missing() => {
+                        tracing::warn!(blob = %reference.id, %error, "unreadable");
+                        missing.push(reference);
+                    }
+                    Ok(_) | Err(_) => missing.push(reference),
+                }
+            }
+        }
+        if missing.is_empty() {
+            Ok(seen.into_iter().collect())
+        } else {
+            missing.truncate(MISSING_MAX);
+            Err(Incomplete { missing }.into())
+        }
+    }
+
+    /// Looks a batch up; gives the metadata whose heads are to be read.
+    fn visit_batch(
+        &self,
+        batch: &[Reference],
+        scope: Scope,
+        missing: &mut Vec<Reference>,
+        visit: &mut impl FnMut(&Found),
+    ) -> Result<Vec<(Reference, Place)>, RepoError> {
+        let ids: Vec<ChunkId> = batch.iter().map(|reference| reference.id).collect();
+        let mut all = self.index.lookup_many(&ids)?;
+        if scope == Scope::All && all.iter().any(|found| matches!(found, Found::Pending(_))) {
+            self.writer()?.barrier()?;
+            all = self.index.lookup_many(&ids)?;
+        }
+        let doubted: HashSet<ChunkId> = match scope {
+            Scope::All => HashSet::new(),
+            Scope::Doubted => self.index.doubted(&ids).into_iter().collect(),
+        };
+        let mut places = Vec::new();
+        for (reference, found) in batch.iter().zip(all) {
+            if found.kind() != Some(reference.kind) {
+                missing.push(*reference);
+                continue;
+            }
+            visit(&found);
+            let enter = reference.kind.is_metadata()
+                && (scope == Scope::All || doubted.contains(&reference.id));
+            match found {
+                Found::At(place) if enter => places.push((*reference, place)),
+                Found::Pending(_) if enter => {
+                    self.writer()?.barrier()?;
+                    let again = self.index.lookup_many(&[reference.id])?;
+                    match again.first() {
+                        Some(Found::At(place)) => places.push((*reference, *place)),
+                        _ => missing.push(*reference),
+                    }
+                }
+                Found::Absent | Found::At(_) | Found::Pending(_) => {}
+            }
+        }
+        Ok(places)
+    }
+}

@@ -1,0 +1,178 @@
+//! Points: committing, listing, reading and removing manifests. A commit proves that all the
+//! roots need is here and durable before the manifest gets its name; the same manifest twice is
+//! one point, another under the same name is refused.
+
+use serde::{Deserialize, Serialize};
+use strongroom_protocol::blob::{BlobKind, Reference};
+use strongroom_protocol::id::{ChunkId, PointId, WorkloadId};
+
+use super::Repo;
+use super::error::RepoError;
+use crate::disk::{EntryKind, read_all, write_whole};
+
+const MAGIC: &[u8; 8] = b"SRPOIN01";
+const HASH_BYTES: usize = 32;
+/// Longest manifest.
+const MANIFEST_BYTES_MAX: u64 = 16 << 20;
+/// How often a commit starts over because something was lost meanwhile.
+const COMMIT_ATTEMPTS: usize = 3;
+
+/// The head of a manifest as far as the store reads it (format.md section 7).
+#[derive(Serialize, Deserialize)]
+struct HeadV1 {
+    repo: [u8; 16],
+    workload: [u8; 16],
+    point: [u8; 16],
+    moment_ns: i64,
+    kind: u8,
+    roots: Vec<(u8, [u8; 32])>,
+}
+
+impl Repo {
+    /// Makes a point durable: it can be restored once this returns. Refused while anything its
+    /// roots need is missing.
+    pub fn commit_point(
+        &self,
+        workload: WorkloadId,
+        point: PointId,
+        manifest: &[u8],
+    ) -> Result<(), RepoError> {
+        let inner = &self.inner;
+        let writer = inner.writer()?;
+        let roots = self.checked_roots(workload, point, manifest)?;
+        let path = path_of(workload, point);
+        let exists = inner.disk.exists(&path)?;
+        if exists && read_all(&*inner.disk, &path, MANIFEST_BYTES_MAX)? != manifest {
+            return Err(RepoError::PointExists { point });
+        }
+        let mut attempts = 0;
+        loop {
+            let losses = inner.index.losses();
+            let missing = inner.missing_of(&roots)?;
+            if !missing.is_empty() {
+                inner.prove(&missing)?;
+            }
+            writer.barrier()?;
+            if inner.index.losses() == losses {
+                break;
+            }
+            attempts += 1;
+            if attempts == COMMIT_ATTEMPTS {
+                return Err(super::closure::Incomplete { missing: roots }.into());
+            }
+        }
+        let directory = directory_of(workload);
+        let disk = &*inner.disk;
+        disk.create_dirs(&directory)?;
+        if !exists {
+            write_whole(disk, &format!("tmp/point-{point}"), &path, manifest)?;
+        }
+        disk.sync_dir("points")?;
+        Ok(disk.sync_dir(&directory)?)
+    }
+
+    /// The roots of a manifest that holds and belongs under this name.
+    fn checked_roots(
+        &self,
+        workload: WorkloadId,
+        point: PointId,
+        manifest: &[u8],
+    ) -> Result<Vec<Reference>, RepoError> {
+        let refused = |reason| RepoError::Manifest { point, reason };
+        if manifest.len() as u64 > MANIFEST_BYTES_MAX {
+            return Err(refused("it is too long"));
+        }
+        let head = parse(manifest).map_err(refused)?;
+        let named = head.repo == *self.id().as_bytes()
+            && head.workload == *workload.as_bytes()
+            && head.point == *point.as_bytes();
+        if !named {
+            return Err(refused("it names another point"));
+        }
+        head_roots(&head).ok_or_else(|| refused("a root is of no known kind"))
+    }
+
+    /// All points, by workload.
+    pub fn points(&self) -> Result<Vec<(WorkloadId, PointId)>, RepoError> {
+        let disk = &*self.inner.disk;
+        let mut points = Vec::new();
+        for workload in disk.list("points")? {
+            let Ok(id) = workload.name.parse() else { continue };
+            for point in disk.list(&directory_of(id))? {
+                if point.kind == EntryKind::File
+                    && let Ok(point) = point.name.parse()
+                {
+                    points.push((id, point));
+                }
+            }
+        }
+        Ok(points)
+    }
+
+    /// A point's manifest, its hash checked.
+    pub fn manifest_bytes(
+        &self,
+        workload: WorkloadId,
+        point: PointId,
+    ) -> Result<Vec<u8>, RepoError> {
+        let path = path_of(workload, point);
+        let bytes = match read_all(&*self.inner.disk, &path, MANIFEST_BYTES_MAX) {
+            Err(error) if error.is_missing() => return Err(RepoError::NoSuchPoint { point }),
+            bytes => bytes?,
+        };
+        self.checked_roots(workload, point, &bytes)?;
+        Ok(bytes)
+    }
+
+    /// What a point's manifest names, without a key.
+    pub fn point_roots(
+        &self,
+        workload: WorkloadId,
+        point: PointId,
+    ) -> Result<Vec<Reference>, RepoError> {
+        let bytes = self.manifest_bytes(workload, point)?;
+        self.checked_roots(workload, point, &bytes)
+    }
+
+    /// Removes a point; its blobs stay until they are collected. Whether it may go is the
+    /// caller's to know.
+    pub fn remove_point(&self, workload: WorkloadId, point: PointId) -> Result<(), RepoError> {
+        self.inner.writer()?;
+        let disk = &*self.inner.disk;
+        match disk.remove(&path_of(workload, point)) {
+            Err(error) if error.is_missing() => Err(RepoError::NoSuchPoint { point }),
+            removed => {
+                removed?;
+                Ok(disk.sync_dir(&directory_of(workload))?)
+            }
+        }
+    }
+}
+
+fn directory_of(workload: WorkloadId) -> String {
+    format!("points/{workload}")
+}
+
+fn path_of(workload: WorkloadId, point: PointId) -> String {
+    format!("points/{workload}/{point}")
+}
+
+fn parse(manifest: &[u8]) -> Result<HeadV1, &'static str> {
+    let body = manifest.len().checked_sub(HASH_BYTES).ok_or("it is too short")?;
+    let (body, hash) = manifest.split_at(body);
+    if blake3::hash(body).as_bytes().as_slice() != hash {
+        return Err("its hash does not hold");
+    }
+    let rest = body.strip_prefix(MAGIC).ok_or("it is no manifest of version 01")?;
+    let (len, rest) = rest.split_first_chunk::<4>().ok_or("it is too short")?;
+    let head = rest.get(..u32::from_le_bytes(*len) as usize).ok_or("its head is cut short")?;
+    // What follows in the head is for readers of its version.
+    postcard::take_from_bytes(head).map(|(head, _)| head).map_err(|_| "its head is malformed")
+}
+
+fn head_roots(head: &HeadV1) -> Option<Vec<Reference>> {
+    let root = |(kind, id): &(u8, [u8; 32])| {
+        BlobKind::from_code(*kind).map(|kind| Reference { kind, id: ChunkId(*id) })
+    };
+    head.roots.iter().map(root).collect()
+}

@@ -1,0 +1,136 @@
+//! Scrubbing: every pack against its name, every manifest against its hash and, with the key,
+//! every blob against its id. Damage is reported with the blobs it touches and is never an
+//! error of the scrub itself.
+
+use std::collections::BTreeSet;
+
+use strongroom_protocol::id::{ChunkId, PackId, PointId, WorkloadId};
+
+use super::Repo;
+use super::error::RepoError;
+use crate::disk::ReadFile;
+use crate::pack::{PackEntry, hash_file, read_footer, scan_forward};
+use crate::parcel;
+use crate::seal::open_record;
+
+/// How deep a scrub looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Depth {
+    /// Packs and manifests by their hashes: needs no key.
+    Hashes,
+    /// Every blob opened and named anew: needs the key.
+    Plain,
+}
+
+/// What a scrub found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct VerifyReport {
+    pub packs: u64,
+    pub bytes: u64,
+    pub blobs: u64,
+    pub points: u64,
+    pub damaged_packs: Vec<DamagedPack>,
+    pub damaged_points: Vec<DamagedPoint>,
+}
+
+/// A pack that is not what its name says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DamagedPack {
+    pub pack: PackId,
+    pub problem: String,
+    /// The blobs that cannot be counted on: with [`Depth::Plain`] those that do not open, else
+    /// all that the pack is known to hold.
+    pub blobs: Vec<ChunkId>,
+}
+
+/// A manifest that does not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DamagedPoint {
+    pub workload: WorkloadId,
+    pub point: PointId,
+    pub problem: String,
+}
+
+impl VerifyReport {
+    /// Whether nothing was found.
+    pub const fn is_sound(&self) -> bool {
+        self.damaged_packs.is_empty() && self.damaged_points.is_empty()
+    }
+}
+
+impl Repo {
+    /// Reads everything back.
+    pub fn verify(&self, depth: Depth) -> Result<VerifyReport, RepoError> {
+        if depth == Depth::Plain {
+            self.vault_key()?;
+        }
+        let mut report = VerifyReport::default();
+        for pack in self.packs() {
+            self.verify_pack(pack, depth, &mut report);
+        }
+        for pack in self.health().missing_packs {
+            let problem = "it is gone".to_owned();
+            report.damaged_packs.push(DamagedPack { pack, problem, blobs: Vec::new() });
+        }
+        for (workload, point) in self.points()? {
+            report.points += 1;
+            if let Err(error) = self.manifest_bytes(workload, point) {
+                let problem = error.to_string();
+                report.damaged_points.push(DamagedPoint { workload, point, problem });
+            }
+        }
+        Ok(report)
+    }
+
+    /// Reads one pack back into the report.
+    pub fn verify_pack(&self, pack: PackId, depth: Depth, report: &mut VerifyReport) {
+        report.packs += 1;
+        let file = match self.inner.reader(pack) {
+            Ok(file) => file,
+            Err(error) => {
+                let problem = error.to_string();
+                report.damaged_packs.push(DamagedPack { pack, problem, blobs: Vec::new() });
+                return;
+            }
+        };
+        report.bytes += file.len().unwrap_or(0);
+        let hash = hash_file(&*file);
+        let mut problem = match &hash {
+            Ok(found) if *found == pack => None,
+            Ok(_) => Some("its bytes do not hash to its name".to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
+        let footer = read_footer(&*file, self.id());
+        if let Err(error) = &footer {
+            problem.get_or_insert_with(|| error.to_string());
+        }
+        // With a damaged footer, what is read forward is what is left.
+        let entries = footer.or_else(|_| scan_forward(&*file, self.id()));
+        let entries = entries.map_or_else(|_| Vec::new(), |(_, entries)| entries);
+        report.blobs += entries.len() as u64;
+        let blobs: BTreeSet<ChunkId> = match depth {
+            Depth::Hashes => entries.iter().map(|entry| entry.id).collect(),
+            Depth::Plain => {
+                let bad = entries.iter().filter(|entry| !self.opens(&*file, entry));
+                bad.map(|entry| entry.id).collect()
+            }
+        };
+        if depth == Depth::Plain && !blobs.is_empty() {
+            problem.get_or_insert_with(|| "blobs in it do not open".to_owned());
+        }
+        if let Some(problem) = problem {
+            let blobs = blobs.into_iter().collect();
+            report.damaged_packs.push(DamagedPack { pack, problem, blobs });
+        }
+    }
+
+    fn opens(&self, file: &dyn ReadFile, entry: &PackEntry) -> bool {
+        let (Ok(key), Ok(agent)) = (self.vault_key(), self.agent_keys()) else { return false };
+        let mut record = vec![0; entry.record_len as usize];
+        let read = file.read_exact_at(&mut record, u64::from(entry.offset)).is_ok();
+        let parcel = read.then(|| open_record(key, self.id(), &record).ok()).flatten();
+        parcel.is_some_and(|parcel| {
+            parcel.head.id == entry.id && parcel::open(&parcel, agent).is_ok()
+        })
+    }
+}
