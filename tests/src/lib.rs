@@ -1,1 +1,8 @@
-//! placeholder
+//! What the tests share: an in-memory network under a paused clock, a seeded source of chance,
+//! one value of every message, the bodies of the fuzz targets, and the checkout's own text.
+
+pub mod fuzzing;
+pub mod net;
+pub mod samples;
+pub mod seeded;
+pub mod source;

@@ -1,0 +1,5 @@
+//! Every message type out of any bytes. The body is shared with the stable slice.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strongroom_tests::fuzzing::message(bytes));

@@ -1,0 +1,5 @@
+//! Names and ids out of any text. The body is shared with the stable slice.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strongroom_tests::fuzzing::names(bytes));

@@ -1,0 +1,144 @@
+//! The bodies of the fuzz targets: each takes any bytes and must return. What they check beyond
+//! "no panic" is what the parser promises: limits kept, and what was accepted encodes again.
+//! Shared by `tests/fuzz` (cargo-fuzz) and `tests/tests/fuzz_slice.rs` (stable toolchain).
+
+use strongroom_protocol::frame::{
+    BULK_BYTES_MAX, Decoder, HEADER_BYTES_MAX, PREFIX_BYTES, decode, encode,
+};
+use strongroom_protocol::{Identity, NodeName, PackId, PointId};
+
+use crate::samples::{Sampled, Visitor, visit_all};
+use crate::seeded::Seeded;
+
+/// One parser of outside bytes.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// Also the name of the cargo-fuzz target and of the corpus folder.
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+}
+
+/// Every target. A new parser of outside bytes gets a line here and a file in `tests/fuzz`.
+pub const TARGETS: &[Target] = &[
+    Target { name: "frame", run: frame },
+    Target { name: "message", run: message },
+    Target { name: "names", run: names },
+];
+
+/// Frames out of any bytes, fed in pieces whose length the first byte decides.
+pub fn frame(bytes: &[u8]) {
+    let Some((first, rest)) = bytes.split_first() else { return };
+    let mut decoder = Decoder::default();
+    let mut frames_bytes = 0;
+    for piece in rest.chunks(usize::from(*first).max(1)) {
+        decoder.feed(piece);
+        loop {
+            match decoder.next_frame() {
+                Ok(Some(frame)) => {
+                    assert!(frame.header.len() <= HEADER_BYTES_MAX);
+                    assert!(frame.bulk.len() <= BULK_BYTES_MAX);
+                    frames_bytes += PREFIX_BYTES + frame.header.len() + frame.bulk.len();
+                    message_of(&frame.header);
+                }
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+    }
+    assert!(frames_bytes <= rest.len(), "frames hold more than was fed");
+    if decoder.finish().is_ok() {
+        assert_eq!(frames_bytes, rest.len(), "bytes vanished in the decoder");
+    }
+}
+
+/// Every message type out of any bytes.
+pub fn message(bytes: &[u8]) {
+    message_of(bytes);
+}
+
+fn message_of(header: &[u8]) {
+    visit_all(&mut Decode { header });
+}
+
+struct Decode<'a> {
+    header: &'a [u8],
+}
+
+impl Visitor for Decode<'_> {
+    fn visit<M: Sampled>(&mut self) {
+        let Ok(value) = decode::<M>(self.header) else { return };
+        let again = encode(&value, 0).unwrap_or_else(|error| {
+            panic!("{} was accepted and does not encode: {error}", M::NAME);
+        });
+        let same = decode::<M>(&again[PREFIX_BYTES..]);
+        assert_eq!(same.as_ref(), Ok(&value), "{} does not survive its encoding", M::NAME);
+    }
+}
+
+/// Names and ids as text: what is accepted prints as it was read.
+pub fn names(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(identity) = text.parse::<Identity>() {
+        assert_eq!(identity.to_string(), text);
+    }
+    if let Ok(name) = text.parse::<NodeName>() {
+        assert_eq!(name.as_str(), text);
+    }
+    if let Ok(pack) = text.parse::<PackId>() {
+        assert_eq!(pack.to_string(), text.to_ascii_lowercase());
+    }
+    if let Ok(point) = text.parse::<PointId>() {
+        assert_eq!(point.to_string().parse::<PointId>(), Ok(point));
+    }
+}
+
+/// What every target starts from besides its committed corpus: the samples, framed and bare.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let mut collect = Collect { found: Vec::new() };
+    visit_all(&mut collect);
+    collect.found
+}
+
+struct Collect {
+    found: Vec<Vec<u8>>,
+}
+
+impl Visitor for Collect {
+    fn visit<M: Sampled>(&mut self) {
+        for framed in M::samples().iter().filter_map(|sample| encode(sample, 0).ok()) {
+            self.found.push(framed[PREFIX_BYTES..].to_vec());
+            self.found.push([&[255], &framed[..]].concat());
+        }
+    }
+}
+
+/// Changes bytes the way parsers are usually hurt: flips, cuts, repeats, extreme numbers.
+pub fn mutate(bytes: &mut Vec<u8>, other: &[u8], chance: &mut Seeded) {
+    const EXTREMES: [&[u8]; 5] =
+        [&[0xff; 4], &[0xff; 10], &[0x00; 8], &[0x80, 0x80, 0x80, 0x80, 0x0f], &[0x7f; 2]];
+    for _ in 0..=chance.below(4) {
+        let place = chance.below(bytes.len() + 1);
+        match chance.below(7) {
+            0 => bytes.truncate(place),
+            1 => bytes.insert(place, chance.word() as u8),
+            2 => {
+                let extreme = EXTREMES[chance.below(EXTREMES.len())];
+                bytes.splice(place..place, extreme.iter().copied());
+            }
+            3 => {
+                let start = chance.below(other.len() + 1);
+                let length = chance.below(other.len() - start + 1).min(64);
+                bytes.splice(place..place, other[start..start + length].iter().copied());
+            }
+            4 => {
+                let end = (place + chance.below(16)).min(bytes.len());
+                bytes.drain(place..end);
+            }
+            _ => {
+                if let Some(byte) = bytes.get_mut(place) {
+                    *byte ^= 1 << chance.below(8);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Samples of what operators ask and are told.
+
+use strongroom_protocol::Role;
+use strongroom_protocol::admin::{
+    AuditRow, CopyRow, EventRow, HoldRow, JobRow, Live, MediumRow, NodeRow, Pinned, PointRef,
+    PointRow, PruneOrder, Request, Response, StatusReport, VerdictRow, VerifiedReport, VerifyDepth,
+    WhyReport, WorkloadRow,
+};
+use strongroom_protocol::control::Overwrite;
+use strongroom_protocol::opening::RefusalKind;
+
+use super::talk::progress;
+use super::{Sampled, at, id, identity, name, pack, refusal};
+
+fn text(words: &str) -> String {
+    words.to_owned()
+}
+
+fn latest() -> PointRef {
+    PointRef::Latest(name("files@north"))
+}
+
+impl Sampled for Request {
+    fn samples() -> Vec<Self> {
+        let mut all = vec![
+            Self::Status,
+            Self::Nodes,
+            Self::TokenCreate { role: Role::Agent, name: name("node-1"), seconds_valid: 3600 },
+            Self::Revoke { identity: identity(Role::Operator) },
+            Self::Policy,
+            Self::PolicyPlan { file: text("site.toml"), toml: text("a = 1") },
+            Self::PolicyApply { file: text("site.toml"), toml: text("a = 1") },
+            Self::Workloads,
+            Self::Protect { workload: name("files@north") },
+            Self::Jobs { live: Live::All, most: 100 },
+            Self::Jobs { live: Live::Only, most: 100 },
+            Self::Job { job: id(1) },
+            Self::Cancel { job: id(1) },
+            Self::Points { workload: None },
+            Self::Points { workload: Some(name("files@north")) },
+        ];
+        all.extend(retention_requests());
+        all.extend([
+            Self::Recover {
+                point: latest(),
+                agent: name("node-1"),
+                target: b"/srv/back".to_vec(),
+                select: vec![text("etc/**")],
+                overwrite: Overwrite::IfDifferent,
+            },
+            Self::Verify { depth: VerifyDepth::Hashes },
+            Self::Verify { depth: VerifyDepth::Plain },
+            Self::Media,
+            Self::Audit { most: 50 },
+            Self::Prune { order: PruneOrder::Apply },
+            Self::Prune { order: PruneOrder::Show },
+        ]);
+        all
+    }
+}
+
+fn retention_requests() -> Vec<Request> {
+    vec![
+        Request::Why { point: PointRef::Id(text("03030303")) },
+        Request::Why { point: latest() },
+        Request::WhatIf { file: text("site.toml"), toml: text("a = 2") },
+        Request::HoldPlace {
+            name: text("case-7"),
+            why: text("litigation"),
+            points: vec![latest()],
+        },
+        Request::HoldRelease { name: text("case-7") },
+        Request::Holds,
+        Request::Pin { point: latest(), pinned: Pinned::No },
+        Request::Pin { point: latest(), pinned: Pinned::Yes },
+        Request::Event { name: text("contract-9"), ended: Some(at(1)) },
+    ]
+}
+
+impl Sampled for Response {
+    fn samples() -> Vec<Self> {
+        vec![
+            Self::Done(text("done")),
+            Self::Refused(refusal(RefusalKind::Invalid)),
+            Self::Status(status()),
+            Self::Nodes(vec![node()]),
+            Self::Token { text: text("sr1-token"), expires: at(3600) },
+            Self::Policy {
+                version: 4,
+                file: text("site.toml"),
+                toml: text("a = 1"),
+                applied: at(0),
+                by: text("operator/ann"),
+            },
+            Self::Plan { changes: vec![text("adds gold")], warnings: vec![] },
+            Self::Workloads(vec![workload()]),
+            Self::Job(job()),
+            Self::Jobs(vec![job()]),
+            Self::Journal {
+                job: job(),
+                events: vec![EventRow { seq: 1, at: at(1), text: text("started read") }],
+            },
+            Self::Points(vec![point()]),
+            Self::Why(WhyReport {
+                point: point(),
+                verdicts: vec![verdict()],
+                gaps: vec![text("a.lock: vanished")],
+                facts: vec![(text("source"), text("/srv/files"))],
+            }),
+            Self::Verdicts(vec![verdict()]),
+            Self::Holds(vec![HoldRow {
+                name: text("case-7"),
+                why: text("litigation"),
+                by: text("operator/ann"),
+                placed: at(2),
+                points: vec![id(3)],
+            }]),
+            Self::Verified(verified()),
+            Self::Media(vec![medium()]),
+            Self::Audit { checked: 10, broken_at: None, records: vec![audit()] },
+        ]
+    }
+}
+
+fn status() -> StatusReport {
+    StatusReport {
+        node: identity(Role::Coordinator),
+        software: text("strongroom 0.1.0"),
+        now: at(0),
+        points: 1,
+        packs: 2,
+        stored_bytes: 3 << 30,
+        disk_free_bytes: 4 << 30,
+        live_jobs: 5,
+        connected: vec![identity(Role::Agent)],
+        debts: vec![text("tape owes 1 point")],
+        alarms: vec![],
+    }
+}
+
+fn node() -> NodeRow {
+    NodeRow {
+        identity: identity(Role::Proxy),
+        connected: true,
+        software: text("strongroom 0.1.0"),
+        host: text("dr-1"),
+        last_seen: Some(at(1)),
+        certificate_until: None,
+    }
+}
+
+fn workload() -> WorkloadRow {
+    WorkloadRow {
+        id: id(5),
+        name: name("files@north"),
+        kind: text("files"),
+        source: text("/srv/files"),
+        agent: name("node-1"),
+        policy: Some(name("gold")),
+        points: 6,
+        last: Some(at(1)),
+        next: None,
+    }
+}
+
+fn job() -> JobRow {
+    JobRow {
+        id: id(1),
+        kind: text("protect"),
+        subject: text("files@north"),
+        node: Some(name("node-1")),
+        state: text("running"),
+        detail: text("reading"),
+        step: Some(text("read")),
+        created: at(0),
+        ended: None,
+        progress: progress(),
+        point: Some(id(3)),
+    }
+}
+
+fn point() -> PointRow {
+    PointRow {
+        id: id(3),
+        workload: name("files@north"),
+        moment: at(0),
+        consistency: text("crash"),
+        files: 7,
+        bytes: 8 << 20,
+        stored_bytes: 9,
+        gaps: 1,
+        copies: vec![CopyRow {
+            copy: name("primary"),
+            kind: text("primary"),
+            state: text("present"),
+            proof: text("hashed"),
+            proven: Some(at(9)),
+            bytes: 10,
+            seconds: 11,
+            detail: text(""),
+        }],
+    }
+}
+
+fn verdict() -> VerdictRow {
+    VerdictRow {
+        point: id(3),
+        workload: name("files@north"),
+        moment: at(0),
+        copy: name("tape"),
+        kept: true,
+        reasons: vec![text("newest 7")],
+        expires: Some(at(86_400)),
+    }
+}
+
+fn verified() -> VerifiedReport {
+    VerifiedReport {
+        packs: 2,
+        bytes: 128 << 20,
+        seconds_ms: 900,
+        damaged_packs: vec![pack(0xee)],
+        hurt: vec![text("files@north a/b")],
+        points_whole: 1,
+    }
+}
+
+fn medium() -> MediumRow {
+    MediumRow {
+        medium: Some(id(6)),
+        barcode: text("SR0001L8"),
+        set: Some(name("weekly")),
+        sequence: 1,
+        sessions: 2,
+        points: 3,
+        used_bytes: 4 << 30,
+        capacity_bytes: 12 << 40,
+        detail: text(""),
+    }
+}
+
+fn audit() -> AuditRow {
+    AuditRow {
+        seq: 1,
+        at: at(1),
+        actor: text("operator/ann"),
+        action: text("pin"),
+        subject: text("03030303"),
+        detail: text(""),
+    }
+}

@@ -1,0 +1,171 @@
+//! Samples of openings, control and enrolment.
+
+use strongroom_protocol::control::{
+    Ending, FilesSource, FromNode, Mounts, Naming, Overwrite, Progress, ProtectWork, RecoverWork,
+    RetryAdvice, StepNews, ToNode, Welcome, Work,
+};
+use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse};
+use strongroom_protocol::opening::{Opened, Opening, RefusalKind};
+use strongroom_protocol::{Generation, Role};
+
+use super::{Sampled, at, id, identity, name, refusal};
+
+const KINDS: [RefusalKind; 9] = [
+    RefusalKind::Forbidden,
+    RefusalKind::Unknown,
+    RefusalKind::Stale,
+    RefusalKind::Invalid,
+    RefusalKind::Unavailable,
+    RefusalKind::Damaged,
+    RefusalKind::Missing,
+    RefusalKind::Cancelled,
+    RefusalKind::Internal,
+];
+
+impl Sampled for Opening {
+    fn samples() -> Vec<Self> {
+        vec![
+            Self::Control,
+            Self::Ingest { job: id(1), generation: Generation(2) },
+            Self::Fetch { point: id(3), grant: None },
+            Self::Fetch { point: id(3), grant: Some(id(4)) },
+            Self::Packs,
+            Self::Admin,
+        ]
+    }
+}
+
+impl Sampled for Opened {
+    fn samples() -> Vec<Self> {
+        let mut all = vec![Self::Granted];
+        all.extend(KINDS.map(|kind| Self::Refused(refusal(kind))));
+        all
+    }
+}
+
+impl Sampled for EnrolRequest {
+    fn samples() -> Vec<Self> {
+        [Role::Agent, Role::Coordinator, Role::Operator, Role::Proxy]
+            .map(|role| Self::First {
+                secret: vec![7; 32],
+                identity: identity(role),
+                csr: vec![0x30, 0x00],
+            })
+            .to_vec()
+    }
+}
+
+impl Sampled for EnrolResponse {
+    fn samples() -> Vec<Self> {
+        vec![
+            Self::Granted { chain: vec![vec![0x30, 0x01], vec![0x30, 0x02]] },
+            Self::Refused(refusal(RefusalKind::Forbidden)),
+        ]
+    }
+}
+
+pub(super) const fn progress() -> Progress {
+    Progress {
+        files: 1,
+        bytes_seen: 300,
+        bytes_read: 70_000,
+        bytes_sent: 4,
+        gaps: 5,
+        bytes_total: Some(1 << 40),
+    }
+}
+
+pub(super) const fn naming() -> Naming {
+    Naming { id_key: [8; 32], cut_key: (1, 0x8000_0001), cut_min: 1 << 18, cut_max: 3 << 18 }
+}
+
+impl Sampled for FromNode {
+    fn samples() -> Vec<Self> {
+        let generation = Generation(300);
+        let hello = |live| Self::Hello {
+            software: "strongroom 0.1.0".to_owned(),
+            host: "files-1".to_owned(),
+            live,
+        };
+        let step = |news| Self::Step { job: id(1), generation, step: "quiesce".to_owned(), news };
+        let failed = |retry| Ending::Failed { refusal: refusal(RefusalKind::Stale), retry };
+        let ended = |ending| Self::Ended { job: id(1), generation, ending };
+        vec![
+            hello(vec![]),
+            hello(vec![(id(1), generation)]),
+            step(StepNews::Started),
+            step(StepNews::Done("7 files".to_owned())),
+            step(StepNews::Failed("no space".to_owned())),
+            step(StepNews::Undone),
+            Self::Progress { job: id(1), generation, progress: progress() },
+            ended(Ending::Done { progress: progress(), text: "whole".to_owned() }),
+            ended(failed(RetryAdvice::Pointless)),
+            ended(failed(RetryAdvice::Later)),
+            ended(failed(RetryAdvice::AtOnce)),
+            ended(Ending::Cancelled),
+            Self::Renew { csr: vec![0x30, 0x00] },
+        ]
+    }
+}
+
+impl Sampled for ToNode {
+    fn samples() -> Vec<Self> {
+        let welcome = |naming| Self::Welcome(Welcome { repo: id(9), now: at(0), naming });
+        let mut all = vec![welcome(None), welcome(Some(naming()))];
+        all.extend(works().into_iter().map(|work| Self::Assign {
+            job: id(1),
+            generation: Generation(2),
+            work,
+        }));
+        all.extend([
+            Self::Cancel { job: id(1) },
+            Self::Renewed { chain: vec![vec![0x30, 0x01]] },
+            Self::Revoked { revoked: vec![(identity(Role::Agent), at(5))] },
+            Self::Refused(refusal(RefusalKind::Unknown)),
+        ]);
+        all
+    }
+}
+
+fn works() -> Vec<Work> {
+    let source = |mounts| FilesSource {
+        path: b"/srv/files".to_vec(),
+        exclude: vec!["*.tmp".to_owned()],
+        exclude_if_present: vec![".nobackup".to_owned()],
+        exclude_larger_bytes: Some(1 << 30),
+        mounts,
+        pre_hook: vec!["sync".to_owned()],
+        post_hook: vec![],
+        hook_seconds_max: 60,
+    };
+    let protect = |mounts, previous| {
+        Work::Protect(Box::new(ProtectWork {
+            workload: id(5),
+            name: name("files@north"),
+            point: id(3),
+            previous,
+            source: source(mounts),
+            policy: "gold".to_owned(),
+            policy_version: 4,
+        }))
+    };
+    let recover = |overwrite| {
+        Work::Recover(Box::new(RecoverWork {
+            point: id(3),
+            target: b"/srv/back".to_vec(),
+            select: vec!["etc/**".to_owned()],
+            overwrite,
+        }))
+    };
+    vec![
+        protect(Mounts::Cross, None),
+        protect(Mounts::Stay, Some(id(2))),
+        recover(Overwrite::Never),
+        recover(Overwrite::IfDifferent),
+        recover(Overwrite::Always),
+        Work::Replicate { point: id(3), bits_per_second_max: Some(100_000_000) },
+        Work::Aux { copy: name("tape"), set: name("weekly"), points: vec![id(3), id(4)] },
+        Work::Prove { copy: name("tape"), set: Some(name("weekly")), point: id(3) },
+        Work::Prove { copy: name("dr"), set: None, point: id(3) },
+    ]
+}
