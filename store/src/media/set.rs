@@ -1,0 +1,391 @@
+//! Writing a media set, session by session. Promises that what a finished session reported is
+//! on media with a catalog behind it, and that a file which meets the end of a medium is
+//! written whole on the next. Refuses to write on any cartridge that is neither blank nor the
+//! current medium of this very set, and packs whose bytes are not their name's.
+
+use std::collections::HashSet;
+use std::io::Cursor;
+use std::sync::Arc;
+
+use strongroom_protocol::{Clock, MediumId, PackId, PointId, WorkloadId};
+
+use crate::media::MediaError;
+use crate::media::catalog::{
+    CatalogV1, EarlierV1, Held, HistoryV1, MediumState, PackClass, WhatV1,
+};
+use crate::media::label::{LabelV1, ManifestHead};
+use crate::media::mounted::{Mounted, PackSource, Placed, carries};
+use crate::media::order::SetOrder;
+use crate::media::reel::Reel;
+use crate::media::survey::{Depth, Health, LabelFound, Medium, Survey, label, latest, survey};
+use crate::tape::{Barcode, Protection, Room, TapeLibrary};
+
+/// Bytes of a pack's header, which name its class.
+const PACK_HEAD_BYTES: usize = 64;
+
+/// What became of a put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Put {
+    Written,
+    /// The set has it, or this session wrote it already.
+    AlreadyThere,
+}
+
+/// What a finished session added.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SessionReport {
+    /// 0 when nothing was written.
+    pub session: u32,
+    pub packs: u64,
+    pub points: u64,
+    pub bytes: u64,
+    /// The cartridges it lies on, in order.
+    pub media: Vec<Barcode>,
+}
+
+struct Session {
+    number: u32,
+    planned_bytes: u64,
+    packs: HashSet<PackId>,
+    points: HashSet<PointId>,
+    mounted: Option<Mounted>,
+    report: SessionReport,
+}
+
+/// Appends sessions to one media set. Loads a cartridge only when there is something to write.
+pub struct MediaSetWriter {
+    library: Arc<dyn TapeLibrary>,
+    order: SetOrder,
+    clock: Arc<dyn Clock>,
+    survey: Survey,
+    held: Held,
+    session: Option<Session>,
+}
+
+impl MediaSetWriter {
+    /// Reads the labels of all cartridges in the library and the last catalogs of the set.
+    pub fn open(
+        library: Arc<dyn TapeLibrary>,
+        order: SetOrder,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, MediaError> {
+        order.check()?;
+        let ours = |label: &LabelV1| order.names(label);
+        let survey = survey(library.as_ref(), &Depth::Set(&ours))?;
+        let held = survey.held();
+        Ok(Self { library, order, clock, survey, held, session: None })
+    }
+
+    /// What finished sessions hold, so that only the rest need be put.
+    pub const fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Takes packs for lost (a check found them damaged), so that they may be put again.
+    pub fn forget_packs(&mut self, packs: &HashSet<PackId>) {
+        self.held.packs.retain(|id, _| !packs.contains(id));
+    }
+
+    /// Takes a cartridge for lost: what lies only there may be put again.
+    pub fn forget_medium(&mut self, medium: MediumId) {
+        self.held.forget(medium);
+    }
+
+    /// Blank cartridges that may be written.
+    pub fn blanks(&self) -> usize {
+        let blanks = self.survey.blanks.iter();
+        blanks.filter(|(_, protection)| *protection == Protection::Writable).count()
+    }
+
+    /// Opens a session; `planned_bytes` is only for saying how much room is wanted.
+    pub fn begin(&mut self, planned_bytes: u64) -> Result<(), MediaError> {
+        if self.session.is_some() {
+            return Err(MediaError::SessionOpen { set: self.order.set.clone() });
+        }
+        let last = self.survey.media.values().map(|medium| medium.session_last).max();
+        self.session = Some(Session {
+            number: last.unwrap_or(0) + 1,
+            planned_bytes,
+            packs: HashSet::new(),
+            points: HashSet::new(),
+            mounted: None,
+            report: SessionReport::default(),
+        });
+        Ok(())
+    }
+
+    /// Writes a pack of exactly `bytes`, hashing it on the way. After `PackMismatch` or a
+    /// failing source nothing of it stays and the session goes on.
+    pub fn put_pack(
+        &mut self,
+        pack: PackId,
+        bytes: u64,
+        source: &mut dyn PackSource,
+    ) -> Result<Put, MediaError> {
+        let known = self.held.has_pack(&pack);
+        if known || self.open_session()?.packs.contains(&pack) {
+            return Ok(Put::AlreadyThere);
+        }
+        let mut head = [0; PACK_HEAD_BYTES];
+        let broken = |source| MediaError::Source { bytes: 0, source };
+        source.rewind().map_err(broken)?;
+        source.read_exact(&mut head).map_err(broken)?;
+        let class = PackClass::of(&head).ok_or(MediaError::PackMismatch { pack })?;
+        self.put(WhatV1::Pack { id: pack, class }, bytes, source)?;
+        let session = self.open_session()?;
+        session.packs.insert(pack);
+        session.report.packs += 1;
+        session.report.bytes += bytes;
+        Ok(Put::Written)
+    }
+
+    /// Writes the manifest of a point, all of whose packs were put before it or are held.
+    pub fn put_manifest(
+        &mut self,
+        workload: WorkloadId,
+        point: PointId,
+        manifest: &[u8],
+    ) -> Result<Put, MediaError> {
+        let known = self.held.has_point(&point);
+        if known || self.open_session()?.points.contains(&point) {
+            return Ok(Put::AlreadyThere);
+        }
+        let head = ManifestHead::of(manifest)
+            .filter(|head| (head.workload, head.point) == (workload, point))
+            .filter(|head| head.repo == self.order.identity.repo)
+            .ok_or(MediaError::PointMismatch { point })?;
+        let what = WhatV1::Point { workload, point, moment_ns: head.moment_ns };
+        self.put(what, manifest.len() as u64, &mut Cursor::new(manifest))?;
+        let session = self.open_session()?;
+        session.points.insert(point);
+        session.report.points += 1;
+        session.report.bytes += manifest.len() as u64;
+        Ok(Put::Written)
+    }
+
+    /// Closes the session with its catalog. Only after this counts what it wrote.
+    pub fn finish(&mut self) -> Result<SessionReport, MediaError> {
+        self.open_session()?;
+        self.close(MediumState::Open)?;
+        self.held = self.survey.held();
+        let session = self.session.take();
+        let mut report = session.map(|session| session.report).unwrap_or_default();
+        report.media.dedup();
+        Ok(report)
+    }
+
+    fn open_session(&mut self) -> Result<&mut Session, MediaError> {
+        let set = &self.order.set;
+        self.session.as_mut().ok_or_else(|| MediaError::NoSession { set: set.clone() })
+    }
+
+    /// Writes a file, on the next medium when this one ends. An error that leaves the drive
+    /// in doubt ends the session: what it wrote since the last catalog does not count.
+    fn put(
+        &mut self,
+        what: WhatV1,
+        bytes: u64,
+        source: &mut dyn PackSource,
+    ) -> Result<(), MediaError> {
+        loop {
+            let mut mounted = match self.open_session()?.mounted.take() {
+                Some(mounted) if mounted.room == Room::Plenty => mounted,
+                Some(mounted) => {
+                    self.open_session()?.mounted = Some(mounted);
+                    self.close(MediumState::Full)?;
+                    continue;
+                }
+                None => self.mount(bytes)?,
+            };
+            let number = self.open_session()?.number;
+            let outcome = mounted.place(what, bytes, source, number);
+            if matches!(outcome, Err(MediaError::Tape(_) | MediaError::PositionDoubtful { .. })) {
+                self.session = None;
+                return outcome.map(drop);
+            }
+            self.open_session()?.mounted = Some(mounted);
+            match outcome? {
+                Placed::There => return Ok(()),
+                Placed::NotHere => self.close(MediumState::Full)?,
+            }
+        }
+    }
+
+    /// The current medium of the set, or a new one.
+    fn mount(&mut self, bytes: u64) -> Result<Mounted, MediaError> {
+        let mounted = match self.resume()? {
+            Some(mounted) => mounted,
+            None => self.start(bytes)?,
+        };
+        let number = self.open_session()?.number;
+        let report = &mut self.open_session()?.report;
+        report.session = number;
+        report.media.push(mounted.reel.barcode().clone());
+        Ok(mounted)
+    }
+
+    fn resume(&mut self) -> Result<Option<Mounted>, MediaError> {
+        let present = self.survey.media.values_mut().filter(|m| m.health != Health::Absent);
+        let newest = present.max_by_key(|m| (m.label.sequence, m.label.written_ns));
+        let Some(medium) = newest.filter(|medium| medium.state == MediumState::Open) else {
+            return Ok(None);
+        };
+        let Some(resume) = medium.resume else { return Ok(None) };
+        let mut reel = Reel::mount(self.library.as_ref(), &medium.barcode)?;
+        if reel.protection() == Protection::WriteProtected {
+            medium.state = MediumState::Sealed;
+            reel.unmount(self.library.as_ref())?;
+            return Ok(None);
+        }
+        let id = medium.label.medium;
+        match label(&mut reel)? {
+            LabelFound::Label(label) if label.medium == id => {}
+            _ => return Err(MediaError::UnknownMedium { medium: id }),
+        }
+        let mut stale = Vec::new();
+        for (what, bytes) in self.order.headers() {
+            if !carries(&mut reel, latest(medium, what), bytes)? {
+                stale.push((what, bytes));
+            }
+        }
+        reel.go_behind(resume)?;
+        let entries = medium.entries.clone();
+        let mut mounted = Mounted::new(reel, id, entries);
+        let number = self.session.as_ref().map_or(0, |session| session.number);
+        for (what, bytes) in stale {
+            let file = mounted.reel.file()?;
+            match mounted.header(what, bytes, number) {
+                // The session will close this medium before it writes anything.
+                Err(MediaError::TooLargeForMedium { .. }) => {
+                    mounted.reel.go_to(file)?;
+                    mounted.room = Room::EarlyWarning;
+                    break;
+                }
+                other => other?,
+            }
+        }
+        Ok(Some(mounted))
+    }
+
+    fn start(&mut self, bytes: u64) -> Result<Mounted, MediaError> {
+        let number = self.open_session()?.number;
+        while let Some(place) = self.blank() {
+            let (barcode, _) = self.survey.blanks.remove(place);
+            let mut reel = Reel::mount(self.library.as_ref(), &barcode)?;
+            let blank = matches!(label(&mut reel)?, LabelFound::Blank);
+            if !blank || reel.protection() == Protection::WriteProtected {
+                reel.unmount(self.library.as_ref())?;
+                continue;
+            }
+            let label = self.fresh_label(&barcode, reel.block_bytes());
+            reel.go_to(0)?;
+            let medium = label.medium;
+            let mut mounted = Mounted::new(reel, medium, Vec::new());
+            mounted.label(&label)?;
+            for (what, bytes) in self.order.headers() {
+                mounted.header(what, bytes, number)?;
+            }
+            let known = Medium {
+                label,
+                barcode,
+                state: MediumState::Open,
+                entries: Vec::new(),
+                health: Health::Sound,
+                resume: Some(0),
+                session_last: 0,
+            };
+            self.survey.media.insert(medium, known);
+            return Ok(mounted);
+        }
+        let session = self.open_session()?;
+        let left = session.planned_bytes.saturating_sub(session.report.bytes);
+        let protected = self.survey.blanks.len();
+        let set = self.order.set.clone();
+        Err(MediaError::NoBlankCartridge { set, wanted_bytes: left.max(bytes), protected })
+    }
+
+    fn blank(&self) -> Option<usize> {
+        let mut blanks = self.survey.blanks.iter();
+        blanks.position(|(_, protection)| *protection == Protection::Writable)
+    }
+
+    fn fresh_label(&self, barcode: &Barcode, block_bytes: usize) -> LabelV1 {
+        let now = self.clock.now();
+        let sequences = self.survey.media.values().map(|medium| medium.label.sequence);
+        LabelV1 {
+            medium: MediumId::fresh(now.unix_ms()),
+            barcode: barcode.clone(),
+            set: self.order.set.clone(),
+            sequence: sequences.max().unwrap_or(0) + 1,
+            org: self.order.identity.org.clone(),
+            repo: self.order.identity.repo,
+            written_ns: now.0,
+            block: u32::try_from(block_bytes).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Writes the catalog behind what the session put on the mounted medium, if any. The
+    /// data is flushed first, so that a catalog never speaks of what is not there.
+    fn close(&mut self, state: MediumState) -> Result<(), MediaError> {
+        let session = self.open_session()?;
+        let (number, taken) = (session.number, session.mounted.take());
+        let Some(mut mounted) = taken else { return Ok(()) };
+        let Some(medium) = self.survey.media.get(&mounted.medium) else { return Ok(()) };
+        let closing = Closing { session: number, state };
+        let catalog = self.catalog(&mounted, &medium.label, closing);
+        let outcome = mounted.close(catalog);
+        let Some(medium) = self.survey.media.get_mut(&mounted.medium) else { return Ok(()) };
+        match outcome {
+            Ok(file) => {
+                medium.resume = Some(file);
+                medium.entries = mounted.entries;
+                medium.session_last = number;
+            }
+            // Nothing new was on it: the catalog it has is enough.
+            Err(MediaError::CatalogDoesNotFit { .. }) if mounted.fresh == 0 => {}
+            Err(error) => {
+                if matches!(error, MediaError::CatalogDoesNotFit { .. }) {
+                    medium.state = MediumState::Full;
+                }
+                self.session = None;
+                return Err(error);
+            }
+        }
+        let warned = mounted.room == Room::EarlyWarning;
+        medium.state = if warned { MediumState::Full } else { state };
+        mounted.reel.unmount(self.library.as_ref())
+    }
+
+    fn catalog(&self, mounted: &Mounted, label: &LabelV1, closing: Closing) -> CatalogV1 {
+        let Closing { session, state } = closing;
+        let warned = mounted.room == Room::EarlyWarning;
+        CatalogV1 {
+            label: label.clone(),
+            session,
+            written_ns: self.clock.now().0,
+            file: 0,
+            state: if warned { MediumState::Full } else { state },
+            entries: mounted.entries.clone(),
+            history: HistoryV1::Given,
+            earlier: self.earlier(mounted.medium),
+        }
+    }
+
+    fn earlier(&self, current: MediumId) -> Vec<EarlierV1> {
+        let others = self.survey.media.iter().filter(|(id, _)| **id != current);
+        let others = others.map(|(_, medium)| EarlierV1 {
+            label: medium.label.clone(),
+            state: match medium.state {
+                MediumState::Full => MediumState::Full,
+                MediumState::Open | MediumState::Sealed => MediumState::Sealed,
+            },
+            entries: medium.entries.clone(),
+        });
+        others.collect()
+    }
+}
+
+struct Closing {
+    session: u32,
+    state: MediumState,
+}
