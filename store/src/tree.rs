@@ -84,14 +84,14 @@ pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 #[non_exhaustive]
 pub enum SourceError {
     /// It is there and is not what its name says.
-    #[error("blob {id} is damaged: {reason}")]
-    Damaged { id: ChunkId, reason: String },
+    #[error("{kind:?} {id} is damaged")]
+    Damaged { kind: BlobKind, id: ChunkId, source: Option<Cause> },
     /// Nobody has it.
-    #[error("blob {id} is missing")]
-    Missing { id: ChunkId },
+    #[error("{kind:?} {id} is missing")]
+    Missing { kind: BlobKind, id: ChunkId },
     /// It may be there, and cannot be had now.
-    #[error("blob {id} cannot be had: {reason}")]
-    Unavailable { id: ChunkId, reason: String },
+    #[error("{kind:?} {id} cannot be reached")]
+    Unreachable { kind: BlobKind, id: ChunkId, source: Cause },
 }
 
 /// Why a blob was not taken.

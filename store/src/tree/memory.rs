@@ -50,7 +50,7 @@ impl MemoryBlobs {
 impl BlobSource for MemoryBlobs {
     fn blob(&self, kind: BlobKind, id: ChunkId) -> Result<Blob, SourceError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        self.blobs.get(&(kind, id)).cloned().ok_or(SourceError::Missing { id })
+        self.blobs.get(&(kind, id)).cloned().ok_or(SourceError::Missing { kind, id })
     }
 }
 
