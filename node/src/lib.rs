@@ -1,1 +1,15 @@
-//! placeholder
+//! What every node has in common: its settings, its identity, the door at which peers are
+//! recognised, the uplink to its coordinator, and serving or reading the blobs of a point.
+//! Knows no policy, no workload and no job; decides nothing.
+
+pub mod ask;
+pub mod desk;
+pub mod door;
+pub mod enrol;
+pub mod guard;
+pub mod home;
+pub mod log;
+pub mod reader;
+pub mod run;
+pub mod serve;
+pub mod uplink;

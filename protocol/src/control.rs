@@ -120,8 +120,8 @@ pub enum Work {
     Recover(Box<RecoverWork>),
     /// Proxy: fetch what the point needs and commit it here.
     Replicate { point: PointId, bits_per_second_max: Option<u64> },
-    /// Proxy: put the point on media.
-    Aux { copy: CopyName, set: MediaSetName, point: PointId },
+    /// Proxy: put these points on media, in one session.
+    Aux { copy: CopyName, set: MediaSetName, points: Vec<PointId> },
     /// Proxy: read the whole point from the copy and check it.
     Prove { copy: CopyName, set: Option<MediaSetName>, point: PointId },
 }

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::blob::{ParcelHead, Reference};
+use crate::control::Naming;
 use crate::frame::message;
 use crate::id::{ChunkId, PackId, PointId, WorkloadId};
 use crate::opening::Refusal;
@@ -49,8 +50,9 @@ message!(FromReader, "reader's message", 1);
 /// To the reader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToReader {
-    /// First of all: the bulk is the manifest's body, opened (`store::manifest`).
-    Manifest,
+    /// First of all: how blobs are named here, so that the reader can check each one itself;
+    /// the bulk is the manifest's body, opened (`store::manifest`).
+    Manifest(Naming),
     /// One wanted blob; the bulk is its payload.
     Blob(ParcelHead),
     /// A wanted blob that cannot be given.
@@ -63,20 +65,16 @@ message!(ToReader, "answer to reader", 4);
 /// Proxy to coordinator, after `Opening::Packs`; several such streams may be open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromProxy {
-    /// The repository's `config` and `keys` files.
-    Base,
     /// Which packs does this point need, and its manifest.
     Need { point: PointId },
     /// The bytes of a pack from `offset` on.
     Pack { id: PackId, offset: u64 },
 }
-message!(FromProxy, "proxy's message", 3);
+message!(FromProxy, "proxy's message", 2);
 
 /// Coordinator to proxy, on the same stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToProxy {
-    /// Bulk: the `config` file, then the `keys` file; `config_len` bytes are the first.
-    Base { config_len: u32 },
     /// Part of the answer to `Need`.
     Packs(Vec<(PackId, u64)>),
     /// End of the answer to `Need`: the bulk is the manifest file, sealed.
@@ -88,4 +86,4 @@ pub enum ToProxy {
     /// It cannot be had, and why.
     Refused { refusal: Refusal },
 }
-message!(ToProxy, "answer to proxy", 6);
+message!(ToProxy, "answer to proxy", 5);

@@ -18,6 +18,7 @@ pub mod parcel;
 pub mod plan;
 pub mod repo;
 pub mod seal;
+pub mod source;
 pub mod tape;
 pub mod tree;
 pub mod writer;

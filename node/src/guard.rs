@@ -1,0 +1,215 @@
+//! Who this node is and whom it believes: its credential (renewed while connections stand),
+//! the root it trusts, what was revoked, and the site's authority where it holds it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::pki_types::CertificateDer;
+use strongroom_certs::{
+    Authority, Chain, Credential, CurrentCredential, Enrolment, Expect, Peer, Revocations,
+    TrustRoot, client_config, server_config,
+};
+use strongroom_protocol::{ALPN_ENROL, ALPN_NODE, Clock, Identity, Timestamp};
+
+use crate::home::{Home, HomeError};
+
+/// What a running node proves itself with, and checks others by.
+pub struct Guard {
+    dir: PathBuf,
+    credential: CurrentCredential,
+    root: TrustRoot,
+    authority: Option<Authority>,
+    certificate_seconds: i64,
+    revocations: Arc<Revocations>,
+    clock: Arc<dyn Clock>,
+    /// Until when a standing connection counts, where its peer has renewed since.
+    renewed: Mutex<BTreeMap<Identity, Timestamp>>,
+}
+
+impl Guard {
+    /// Opens the identity in `home`. A node that holds its site's authority issues its own
+    /// certificate when it has none or it has run out.
+    pub fn open(home: &Home, clock: Arc<dyn Clock>) -> Result<Self, HomeError> {
+        let dir = home.dir().to_owned();
+        let revoked = home.path("revoked.json");
+        let revocations = Revocations::open(&revoked).map_err(part("revocations", &revoked))?;
+        let certificate_seconds = i64::from(home.settings().certificate_seconds);
+        let place = home.authority();
+        let authority = match place.exists() {
+            true => Some(Authority::open(&place).map_err(part("the site's authority", &place))?),
+            false => None,
+        };
+        let now = clock.now();
+        let loaded = Credential::load(&dir);
+        let credential = match (&authority, loaded) {
+            (_, Ok(credential)) if credential.peer().not_after > now => credential,
+            (Some(authority), _) => {
+                let identity = home.settings().identity();
+                let own = self_issued(authority, &identity, now, certificate_seconds)
+                    .map_err(part("the node's own certificate", &dir))?;
+                own.save(&dir).map_err(part("the node's own certificate", &dir))?;
+                own
+            }
+            (None, Ok(expired)) => expired,
+            (None, Err(error)) => return Err(part("the node's certificate", &dir)(error)),
+        };
+        Ok(Self {
+            dir,
+            root: credential.root.clone(),
+            credential: CurrentCredential::new(&credential)
+                .map_err(part("the node's certificate", home.dir()))?,
+            authority,
+            certificate_seconds,
+            revocations: Arc::new(revocations),
+            clock,
+            renewed: Mutex::default(),
+        })
+    }
+
+    /// This node.
+    pub fn me(&self) -> Peer {
+        self.credential.peer()
+    }
+
+    /// The organisation's root.
+    pub const fn root(&self) -> &TrustRoot {
+        &self.root
+    }
+
+    /// The site's authority, where this node holds it.
+    pub const fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
+    }
+
+    /// What was revoked.
+    pub const fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
+    }
+
+    /// The clock everything here goes by.
+    pub const fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// For accepting peers; with an authority, strangers may come to enrol.
+    pub fn server_tls(&self) -> Result<Arc<rustls::ServerConfig>, HomeError> {
+        let both: [&[u8]; 2] = [ALPN_NODE, ALPN_ENROL];
+        let (revocations, clock) = (Arc::clone(&self.revocations), Arc::clone(&self.clock));
+        server_config(&self.credential, &self.root, &both, revocations, clock)
+            .map(Arc::new)
+            .map_err(part("the node's certificate", &self.dir))
+    }
+
+    /// For dialling a peer of whom `expect` holds.
+    pub fn client_tls(&self, expect: Expect) -> Result<Arc<rustls::ClientConfig>, HomeError> {
+        let (revocations, clock) = (Arc::clone(&self.revocations), Arc::clone(&self.clock));
+        client_config(&self.credential, &self.root, &[ALPN_NODE], expect, revocations, clock)
+            .map(Arc::new)
+            .map_err(part("the node's certificate", &self.dir))
+    }
+
+    /// Whether a standing connection of `peer` may go on at this moment, and if not, why.
+    pub fn still_welcome(&self, peer: &Peer) -> Result<(), &'static str> {
+        if self.revocations.is_revoked(peer) {
+            return Err("the certificate was revoked");
+        }
+        let renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = renewed.get(&peer.identity).copied().unwrap_or(peer.not_after);
+        if self.clock.now() > until.max(peer.not_after) {
+            return Err("the certificate has expired");
+        }
+        Ok(())
+    }
+
+    /// Signs a request of `peer` for its own identity; its standing connections now count
+    /// until the new certificate ends.
+    pub fn renew(&self, peer: &Peer, csr: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+        let authority = self.authority.as_ref().ok_or("this node holds no authority")?;
+        let chain = self.sign(authority, csr, &peer.identity)?;
+        let until = self.clock.now().plus_seconds(self.certificate_seconds);
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        renewed.insert(peer.identity.clone(), until);
+        Ok(chain)
+    }
+
+    /// Signs a first request for the identity a token granted.
+    pub fn sign(
+        &self,
+        authority: &Authority,
+        csr: &[u8],
+        granted: &Identity,
+    ) -> Result<Vec<Vec<u8>>, String> {
+        let request = strongroom_certs::CertRequest::parse(csr).map_err(|e| e.to_string())?;
+        let issued =
+            authority.issue_request(&request, granted, self.clock.now(), self.certificate_seconds);
+        let chain = issued.map_err(|error| error.to_string())?;
+        Ok(vec![chain.leaf.to_vec(), chain.intermediate.to_vec(), authority.root_der().to_vec()])
+    }
+
+    /// When the node's own certificate should be renewed.
+    pub fn renew_at(&self) -> Timestamp {
+        self.credential.renew_at()
+    }
+
+    /// Renews the node's own certificate from the authority it holds.
+    pub fn renew_own(&self) -> Result<(), HomeError> {
+        let Some(authority) = &self.authority else { return Ok(()) };
+        let identity = self.me().identity;
+        let own = self_issued(authority, &identity, self.clock.now(), self.certificate_seconds)
+            .map_err(part("the node's own certificate", &self.dir))?;
+        self.install(&own)
+    }
+
+    /// New connections prove themselves with `credential`; those that stand are not touched.
+    pub fn install(&self, credential: &Credential) -> Result<(), HomeError> {
+        credential.save(&self.dir).map_err(part("the node's certificate", &self.dir))?;
+        self.credential.replace(credential).map_err(part("the node's certificate", &self.dir))
+    }
+
+    /// Takes the answer to a renewal: checked against the root and the key asked for.
+    pub fn install_renewed(&self, asked: Enrolment, chain: Vec<Vec<u8>>) -> Result<(), HomeError> {
+        let credential = finish_enrolment(asked, chain, self.root.fingerprint(), self.clock.now())
+            .map_err(|source| HomeError::Part {
+                what: "the renewed certificate",
+                path: self.dir.clone(),
+                source,
+            })?;
+        self.install(&credential)
+    }
+}
+
+/// Checks a chain (leaf, intermediate, root) that answers `asked`.
+pub(crate) fn finish_enrolment(
+    asked: Enrolment,
+    chain: Vec<Vec<u8>>,
+    pinned: strongroom_certs::RootFingerprint,
+    now: Timestamp,
+) -> Result<Credential, Box<dyn std::error::Error + Send + Sync>> {
+    let [leaf, intermediate, root] = <[Vec<u8>; 3]>::try_from(chain)
+        .map_err(|chain| format!("the answer has {} certificates, not 3", chain.len()))?;
+    let chain = Chain {
+        leaf: CertificateDer::from(leaf),
+        intermediate: CertificateDer::from(intermediate),
+    };
+    Ok(asked.finish(chain, CertificateDer::from(root), pinned, now)?)
+}
+
+fn self_issued(
+    authority: &Authority,
+    identity: &Identity,
+    now: Timestamp,
+    seconds: i64,
+) -> Result<Credential, Box<dyn std::error::Error + Send + Sync>> {
+    let key = strongroom_certs::KeyPair::generate()?;
+    let chain = authority.issue(identity, &key.public(), now, seconds)?;
+    Ok(Credential::of(chain, key, authority.root().clone())?)
+}
+
+fn part<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    what: &'static str,
+    path: &std::path::Path,
+) -> impl FnOnce(E) -> HomeError {
+    let path = path.to_owned();
+    move |source| HomeError::Part { what, path, source: source.into() }
+}

@@ -1,0 +1,173 @@
+//! A node's directory: `node.toml` says who it is and where it listens, everything else has
+//! its fixed place beside it. Settings are valid once they exist; a typo is named with its
+//! line.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use strongroom_protocol::{Identity, NodeName, OrgName, Role, SiteName};
+
+use crate::log::LogStyle;
+
+/// The file that says who the node is.
+pub const SETTINGS_FILE: &str = "node.toml";
+
+/// What `node.toml` says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub org: OrgName,
+    pub site: SiteName,
+    pub role: Role,
+    pub name: NodeName,
+    /// Where peers and operators reach this node; agents need none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// What tokens tell new nodes to dial, where it differs from `listen`: `host:port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// The coordinator to dial, `host:port`; agents and proxies need it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordinator: Option<String>,
+    /// The site the coordinator must be of, where it is not our own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordinator_site: Option<SiteName>,
+    /// Life of certificates this node issues, in seconds.
+    #[serde(default = "certificate_seconds")]
+    pub certificate_seconds: u32,
+    /// Where the tape library's directory lies, for a proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub library: Option<PathBuf>,
+    #[serde(default, skip_serializing)]
+    pub log: LogStyle,
+}
+
+const fn certificate_seconds() -> u32 {
+    24 * 60 * 60
+}
+
+impl Settings {
+    /// Who the node is.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            org: self.org.clone(),
+            site: self.site.clone(),
+            role: self.role,
+            name: self.name.clone(),
+        }
+    }
+}
+
+/// Why a node's directory is not usable.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HomeError {
+    /// `node.toml` cannot be read or written.
+    #[error("{}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    /// `node.toml` does not say what it must.
+    #[error("{}: {reason}", path.display())]
+    Settings { path: PathBuf, reason: String },
+    /// The directory belongs to a node of another role.
+    #[error("{} is the home of a {found}, not of a {expected}", path.display())]
+    Role { path: PathBuf, found: Role, expected: Role },
+    /// A file of the node's identity or trust.
+    #[error("{what} in {} is not usable", path.display())]
+    Part { what: &'static str, path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    /// Another process runs this node.
+    #[error("another process runs the node in {}", path.display())]
+    Running { path: PathBuf },
+}
+
+/// A node's directory with its settings.
+#[derive(Debug, Clone)]
+pub struct Home {
+    dir: PathBuf,
+    settings: Settings,
+}
+
+impl Home {
+    /// Writes the settings into a new or empty home.
+    pub fn create(dir: &Path, settings: Settings) -> Result<Self, HomeError> {
+        let path = dir.join(SETTINGS_FILE);
+        let wrong = |reason: String| HomeError::Settings { path: path.clone(), reason };
+        std::fs::create_dir_all(dir)
+            .map_err(|source| HomeError::Io { path: dir.to_owned(), source })?;
+        let text = toml::to_string(&settings).map_err(|error| wrong(error.to_string()))?;
+        std::fs::write(&path, text)
+            .map_err(|source| HomeError::Io { path: path.clone(), source })?;
+        Ok(Self { dir: dir.to_owned(), settings })
+    }
+
+    /// Reads `node.toml`.
+    pub fn open(dir: &Path) -> Result<Self, HomeError> {
+        let path = dir.join(SETTINGS_FILE);
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| HomeError::Io { path: path.clone(), source })?;
+        let settings = toml::from_str(&text).map_err(|error: toml::de::Error| {
+            HomeError::Settings { path: path.clone(), reason: error.to_string() }
+        })?;
+        Ok(Self { dir: dir.to_owned(), settings })
+    }
+
+    /// Reads `node.toml` of a node that must have `role`.
+    pub fn open_as(dir: &Path, role: Role) -> Result<Self, HomeError> {
+        let home = Self::open(dir)?;
+        let found = home.settings.role;
+        if found == role {
+            Ok(home)
+        } else {
+            Err(HomeError::Role { path: dir.to_owned(), found, expected: role })
+        }
+    }
+
+    /// Makes sure no other process runs this node; held until dropped.
+    pub fn lock(&self) -> Result<std::fs::File, HomeError> {
+        let path = self.path("node.lock");
+        let failed = |source| HomeError::Io { path: path.clone(), source };
+        let file = std::fs::File::create(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                Err(HomeError::Running { path: self.dir.clone() })
+            }
+            Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What `node.toml` says.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// A file of the home.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The repository.
+    pub fn repo(&self) -> PathBuf {
+        self.path("repo")
+    }
+
+    /// The vault key, 0600: present where the node seals or opens by itself.
+    pub fn vault_key(&self) -> PathBuf {
+        self.path("vault.key")
+    }
+
+    /// The site's authority, where this node holds it.
+    pub fn authority(&self) -> PathBuf {
+        self.path("authority")
+    }
+
+    /// What may be lost at any time.
+    pub fn cache(&self) -> PathBuf {
+        self.path("cache")
+    }
+}

@@ -1,0 +1,100 @@
+//! A repository as a source of trees, and its points by id alone. A blob that cannot be had is
+//! told apart: missing, damaged, or out of reach.
+
+use strongroom_protocol::{BlobKind, ChunkId, PackId, PointId, Timestamp, WorkloadId};
+
+use crate::manifest::{Head, Manifest, ManifestError};
+use crate::parcel;
+use crate::repo::{Repo, RepoError};
+use crate::tree::{Blob, BlobSource, SourceError};
+
+/// Why a point cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PointError {
+    /// Its manifest does not say what it must.
+    #[error("the manifest of point {point} is not usable")]
+    Manifest { point: PointId, source: ManifestError },
+    /// The repository does not give it.
+    #[error("point {point} cannot be read")]
+    Repo { point: PointId, source: RepoError },
+}
+
+impl PointError {
+    /// True when there is no such point, and nothing else is wrong.
+    pub const fn is_absent(&self) -> bool {
+        matches!(self, Self::Repo { source: RepoError::NoSuchPoint { .. }, .. })
+    }
+}
+
+impl Repo {
+    /// The workload of a point and its manifest file, by the point's id alone.
+    pub fn manifest_of(&self, point: PointId) -> Result<(WorkloadId, Vec<u8>), PointError> {
+        let failed = |source| PointError::Repo { point, source };
+        let points = self.points().map_err(failed)?;
+        let found = points.into_iter().find(|(_, id)| *id == point);
+        let (workload, _) = found.ok_or_else(|| failed(RepoError::NoSuchPoint { point }))?;
+        Ok((workload, self.manifest_bytes(workload, point).map_err(failed)?))
+    }
+
+    /// A point's manifest, opened.
+    pub fn point(&self, point: PointId) -> Result<Manifest, PointError> {
+        let (_, file) = self.manifest_of(point)?;
+        let key = self.vault_key().map_err(|source| PointError::Repo { point, source })?;
+        Manifest::decode(&file, key.as_bytes())
+            .map_err(|source| PointError::Manifest { point, source })
+    }
+
+    /// What is readable of a point without a key.
+    pub fn point_head(&self, point: PointId) -> Result<Head, PointError> {
+        let (_, file) = self.manifest_of(point)?;
+        Manifest::decode_head(&file).map_err(|source| PointError::Manifest { point, source })
+    }
+
+    /// The moments of all points whose heads can be read, by workload and point.
+    pub fn moments(&self) -> Result<Vec<(WorkloadId, PointId, Timestamp)>, RepoError> {
+        let points = self.points()?;
+        let moment = |(workload, point): (WorkloadId, PointId)| {
+            let file = self.manifest_bytes(workload, point).ok()?;
+            let head = Manifest::decode_head(&file).ok()?;
+            Some((workload, point, head.moment))
+        };
+        Ok(points.into_iter().filter_map(moment).collect())
+    }
+
+    /// Whether the point is here.
+    pub fn has_point(&self, point: PointId) -> bool {
+        self.points().is_ok_and(|points| points.iter().any(|(_, id)| *id == point))
+    }
+
+    /// Whether the pack is here and known to the index.
+    pub fn has_pack(&self, pack: PackId) -> bool {
+        self.pack_len(pack).is_ok()
+    }
+}
+
+impl BlobSource for Repo {
+    fn blob(&self, kind: BlobKind, id: ChunkId) -> Result<Blob, SourceError> {
+        let found = self.get(id).map_err(|error| told(kind, id, error))?;
+        if found.head.kind != kind {
+            return Err(SourceError::Damaged { kind, id, source: None });
+        }
+        let keys = self.agent_keys().map_err(|error| told(kind, id, error))?;
+        let plain = parcel::open(&found, keys).map_err(|source| SourceError::Damaged {
+            kind,
+            id,
+            source: Some(Box::new(source)),
+        })?;
+        Ok(Blob { references: found.head.references, plain })
+    }
+}
+
+fn told(kind: BlobKind, id: ChunkId, error: RepoError) -> SourceError {
+    match error {
+        RepoError::NoSuchBlob { .. } => SourceError::Missing { kind, id },
+        RepoError::DamagedBlob { .. } | RepoError::Parcel { .. } | RepoError::WrongKind { .. } => {
+            SourceError::Damaged { kind, id, source: Some(Box::new(error)) }
+        }
+        other => SourceError::Unreachable { kind, id, source: Box::new(other) },
+    }
+}
