@@ -55,10 +55,15 @@ pub struct History {
 impl History {
     /// From every known run, in any order.
     pub fn of(since: Timestamp, runs: &[Timestamp], now: Timestamp) -> Self {
-        let limit = now.plus_seconds(CLOCK_SKEW_SECONDS_MAX);
+        let limit = Self::newest_now(now);
         let past = runs.iter().copied().filter(|run| *run <= limit);
         let ahead = runs.iter().copied().filter(|run| *run > limit);
         Self { since, last: past.max(), ahead: ahead.min() }
+    }
+
+    /// The latest moment that counts as not lying after now.
+    pub const fn newest_now(now: Timestamp) -> Timestamp {
+        now.plus_seconds(CLOCK_SKEW_SECONDS_MAX)
     }
 }
 

@@ -1,0 +1,380 @@
+//! The ledger: point x copy, the truth of every report. A debt ends only by the copy arriving or
+//! by nothing wanting it any more.
+
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use strongroom_protocol::{CopyName, PointId, Timestamp, WorkloadName};
+
+use crate::catalog::cell::{count, id, number, text, time, time_or_none, word};
+use crate::catalog::{Catalog, CatalogError, Trouble};
+use crate::retention::{CopyFacts, CopyState, Proof, ProofLevel, Stance, Verdict};
+
+/// One cell of the ledger.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LedgerRow {
+    pub point: PointId,
+    pub copy: CopyName,
+    pub state: CopyState,
+    pub proof: Option<Proof>,
+    pub lock_until: Option<Timestamp>,
+    pub bytes_sent: u64,
+    pub bytes_stored: u64,
+    pub seconds: u64,
+    pub attempts: u64,
+    pub last_error: Option<String>,
+    /// For a debt: not before then.
+    pub next_attempt: Option<Timestamp>,
+    /// Since when no reason keeps it.
+    pub doomed: Option<Timestamp>,
+    pub changed: Timestamp,
+}
+
+impl LedgerRow {
+    /// As retention sees it.
+    pub fn into_facts(self) -> CopyFacts {
+        let Self { copy, state, proof, lock_until, .. } = self;
+        CopyFacts { copy, state, proof, lock_until }
+    }
+}
+
+/// What happened to a copy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CopyEvent {
+    /// It is there.
+    Arrived { bytes_sent: u64, bytes_stored: u64, seconds: u64 },
+    /// Work began.
+    Began,
+    /// It was removed, or the far side says so.
+    Expired,
+    /// An attempt failed; the debt stays.
+    Failed { error: String, next_attempt: Timestamp },
+    /// Nothing wants it any more; it never arrived.
+    Lapsed,
+    /// The medium refuses deletion until then. A lock is only ever extended.
+    Locked { until: Timestamp },
+    /// It was there and is gone or damaged: owed again.
+    Lost { error: String },
+    /// It is to be made, not before `due`.
+    Owed { due: Timestamp },
+    /// A proof; a weaker one does not replace a stronger.
+    Proven(Proof),
+}
+
+/// A copy that is owed, with its point.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Debt {
+    pub workload: WorkloadName,
+    pub moment: Timestamp,
+    pub row: LedgerRow,
+}
+
+/// A copy that no reason keeps any more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Doomed {
+    pub point: PointId,
+    pub workload: WorkloadName,
+    pub copy: CopyName,
+    pub since: Timestamp,
+}
+
+/// What one settling changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Settled {
+    pub owed: u64,
+    pub lapsed: u64,
+    pub doomed: u64,
+    /// Doomed before, kept now.
+    pub spared: u64,
+}
+
+const COLUMNS: &str = "l.point, l.copy, l.state, l.proof, l.proven, l.lock_until, l.bytes_sent, \
+     l.bytes_stored, l.seconds, l.attempts, l.last_error, l.next_attempt, l.doomed, l.changed";
+
+fn ledger_row(row: &Row<'_>) -> rusqlite::Result<LedgerRow> {
+    let level = match row.get_ref(3)? {
+        rusqlite::types::ValueRef::Null => None,
+        _ => Some(word(row, 3, "proof level", ProofLevel::from_word)?),
+    };
+    let proven = time_or_none(row, 4)?;
+    Ok(LedgerRow {
+        point: id(row, 0)?,
+        copy: text(row, 1)?,
+        state: word(row, 2, "copy state", CopyState::from_word)?,
+        proof: level.zip(proven).map(|(level, at)| Proof { level, at }),
+        lock_until: time_or_none(row, 5)?,
+        bytes_sent: count(row, 6)?,
+        bytes_stored: count(row, 7)?,
+        seconds: count(row, 8)?,
+        attempts: count(row, 9)?,
+        last_error: row.get(10)?,
+        next_attempt: time_or_none(row, 11)?,
+        doomed: time_or_none(row, 12)?,
+        changed: time(row, 13)?,
+    })
+}
+
+/// Every row, of one workload or of all.
+pub(super) fn ledger_rows(
+    db: &Connection,
+    workload: Option<&WorkloadName>,
+) -> rusqlite::Result<Vec<LedgerRow>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM ledger l JOIN points p ON p.id = l.point \
+         WHERE (?1 IS NULL OR p.workload = ?1)"
+    );
+    let mut query = db.prepare_cached(&sql)?;
+    let rows = query.query_map([workload.map(WorkloadName::as_str)], ledger_row)?;
+    rows.collect()
+}
+
+fn find(db: &Connection, point: PointId, copy: &CopyName) -> rusqlite::Result<Option<LedgerRow>> {
+    let sql = format!("SELECT {COLUMNS} FROM ledger l WHERE l.point = ?1 AND l.copy = ?2");
+    let mut query = db.prepare_cached(&sql)?;
+    query.query_row(params![point.as_bytes(), copy.as_str()], ledger_row).optional()
+}
+
+fn store(db: &Transaction<'_>, row: &LedgerRow) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO ledger (point, copy, state, proof, proven, lock_until, \
+           bytes_sent, bytes_stored, seconds, attempts, last_error, next_attempt, doomed, changed) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+    )?
+    .execute(params![
+        row.point.as_bytes(),
+        row.copy.as_str(),
+        row.state.as_str(),
+        row.proof.map(|proof| proof.level.as_str()),
+        row.proof.map(|proof| proof.at.0),
+        row.lock_until.map(|until| until.0),
+        number(row.bytes_sent),
+        number(row.bytes_stored),
+        number(row.seconds),
+        number(row.attempts),
+        row.last_error,
+        row.next_attempt.map(|at| at.0),
+        row.doomed.map(|since| since.0),
+        row.changed.0,
+    ])
+    .map(drop)
+}
+
+fn remove(db: &Transaction<'_>, point: PointId, copy: &CopyName) -> rusqlite::Result<()> {
+    let mut delete = db.prepare_cached("DELETE FROM ledger WHERE point = ?1 AND copy = ?2")?;
+    delete.execute(params![point.as_bytes(), copy.as_str()]).map(drop)
+}
+
+impl Catalog {
+    /// Every copy of a point.
+    pub fn ledger_of(&self, point: PointId) -> Result<Vec<LedgerRow>, CatalogError> {
+        self.read("read the ledger", |db| {
+            let sql = format!("SELECT {COLUMNS} FROM ledger l WHERE l.point = ?1 ORDER BY l.copy");
+            let mut query = db.prepare_cached(&sql)?;
+            let rows = query.query_map([point.as_bytes()], ledger_row)?;
+            rows.collect()
+        })
+    }
+
+    /// What is owed, oldest point first; with `due_by` only what may be tried by then.
+    pub fn debts(&self, due_by: Option<Timestamp>) -> Result<Vec<Debt>, CatalogError> {
+        self.read("list debts", |db| {
+            let sql = format!(
+                "SELECT {COLUMNS}, p.workload, p.moment FROM ledger l \
+                 JOIN points p ON p.id = l.point \
+                 WHERE l.state IN ('owed', 'failed') AND coalesce(l.next_attempt, ?2) <= ?1 \
+                 ORDER BY p.moment, l.point, l.copy"
+            );
+            let mut query = db.prepare_cached(&sql)?;
+            let by = due_by.map_or(i64::MAX, |by| by.0);
+            let rows = query.query_map([by, i64::MIN], |row| {
+                Ok(Debt { row: ledger_row(row)?, workload: text(row, 14)?, moment: time(row, 15)? })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// Records what happened to one copy; returns the row as it is now, none once it lapsed.
+    /// Refuses what cannot happen: news of an unknown copy, or of one that is not there.
+    pub fn record_copy(
+        &self,
+        point: PointId,
+        copy: &CopyName,
+        event: &CopyEvent,
+        at: Timestamp,
+    ) -> Result<Option<LedgerRow>, CatalogError> {
+        self.change("record a copy", |db| {
+            let present = find(db, point, copy)?;
+            let row = transition(present, point, copy, event, at)?;
+            match &row {
+                Some(row) => store(db, row)?,
+                None => remove(db, point, copy)?,
+            }
+            Ok(row)
+        })
+    }
+
+    /// Work left in the middle by a crash is owed again; returns how many copies.
+    pub fn reset_working(&self, now: Timestamp) -> Result<usize, CatalogError> {
+        self.change("reset copies under way", |db| {
+            Ok(db.execute(
+                "UPDATE ledger SET state = 'owed', next_attempt = ?1, changed = ?1 \
+                 WHERE state = 'working'",
+                [now.0],
+            )?)
+        })
+    }
+
+    /// Puts retention's verdicts on the books: new debts, lapsed ones, doomed copies and those
+    /// spared after all. Removes no copy.
+    pub fn settle(&self, verdicts: &[Verdict], now: Timestamp) -> Result<Settled, CatalogError> {
+        self.change("settle the ledger", |db| {
+            let mut settled = Settled::default();
+            for verdict in verdicts {
+                let row = find(db, verdict.point, &verdict.copy)?;
+                settle_one(db, verdict, row, now, &mut settled)?;
+            }
+            Ok(settled)
+        })
+    }
+
+    /// Copies that no reason keeps, longest first.
+    pub fn doomed(&self) -> Result<Vec<Doomed>, CatalogError> {
+        self.read("list doomed copies", |db| {
+            let mut query = db.prepare_cached(
+                "SELECT l.point, p.workload, l.copy, l.doomed FROM ledger l \
+                 JOIN points p ON p.id = l.point \
+                 WHERE l.state = 'present' AND l.doomed IS NOT NULL ORDER BY l.doomed, l.point",
+            )?;
+            let rows = query.query_map([], |row| {
+                let (point, workload) = (id(row, 0)?, text(row, 1)?);
+                Ok(Doomed { point, workload, copy: text(row, 2)?, since: time(row, 3)? })
+            })?;
+            rows.collect()
+        })
+    }
+}
+
+fn settle_one(
+    db: &Transaction<'_>,
+    verdict: &Verdict,
+    row: Option<LedgerRow>,
+    now: Timestamp,
+    settled: &mut Settled,
+) -> Result<(), Trouble> {
+    match (verdict.stance, row) {
+        (Stance::Owe, None) => {
+            let event = CopyEvent::Owed { due: verdict.due_at.unwrap_or(now) };
+            if let Some(row) = transition(None, verdict.point, &verdict.copy, &event, now)? {
+                store(db, &row)?;
+                settled.owed += 1;
+            }
+        }
+        (Stance::Lapse, Some(row)) if is_debt(row.state) => {
+            remove(db, row.point, &row.copy)?;
+            settled.lapsed += 1;
+        }
+        (Stance::Expire, Some(row)) if row.doomed.is_none() && row.state == CopyState::Present => {
+            store(db, &LedgerRow { doomed: Some(now), ..row })?;
+            settled.doomed += 1;
+        }
+        (Stance::Keep, Some(row)) if row.doomed.is_some() => {
+            store(db, &LedgerRow { doomed: None, ..row })?;
+            settled.spared += 1;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn is_debt(state: CopyState) -> bool {
+    matches!(state, CopyState::Owed | CopyState::Failed)
+}
+
+/// The row after the event.
+fn transition(
+    row: Option<LedgerRow>,
+    point: PointId,
+    copy: &CopyName,
+    event: &CopyEvent,
+    at: Timestamp,
+) -> Result<Option<LedgerRow>, CatalogError> {
+    let state = row.as_ref().map(|row| row.state);
+    let refused = |verb| {
+        let state = state.map_or("not on the books", CopyState::as_str).to_owned();
+        Err(CatalogError::Copy { point, copy: copy.clone(), verb, state })
+    };
+    let present = state == Some(CopyState::Present);
+    let pending = state.is_some_and(|state| is_debt(state) || state == CopyState::Working);
+    let mut row = row.unwrap_or_else(|| fresh(point, copy, at));
+    row.changed = at;
+    match event {
+        CopyEvent::Owed { due } if state.is_none() => row.next_attempt = Some(*due),
+        CopyEvent::Owed { .. } => return refused("owed"),
+        CopyEvent::Began if pending => {
+            row.state = CopyState::Working;
+            row.attempts += 1;
+        }
+        CopyEvent::Began => return refused("begun"),
+        CopyEvent::Failed { error, next_attempt } if pending => {
+            row.state = CopyState::Failed;
+            row.last_error = Some(error.clone());
+            row.next_attempt = Some(*next_attempt);
+        }
+        CopyEvent::Failed { .. } => return refused("failed"),
+        CopyEvent::Arrived { bytes_sent, bytes_stored, seconds } if pending || present => {
+            row.state = CopyState::Present;
+            row.proof = row.proof.or(Some(Proof { level: ProofLevel::Written, at }));
+            (row.bytes_sent, row.bytes_stored) = (*bytes_sent, *bytes_stored);
+            row.seconds = *seconds;
+            (row.last_error, row.next_attempt) = (None, None);
+        }
+        CopyEvent::Arrived { .. } => return refused("there"),
+        CopyEvent::Proven(proof) if present => {
+            row.proof = Some(stronger(*proof, row.proof));
+        }
+        CopyEvent::Proven(_) => return refused("proven"),
+        CopyEvent::Locked { until } if present => {
+            row.lock_until = row.lock_until.max(Some(*until));
+        }
+        CopyEvent::Locked { .. } => return refused("locked"),
+        CopyEvent::Lost { error } if present => {
+            row.state = CopyState::Owed;
+            row.last_error = Some(error.clone());
+            (row.proof, row.doomed, row.lock_until) = (None, None, None);
+            row.next_attempt = Some(at);
+        }
+        CopyEvent::Lost { .. } => return refused("lost"),
+        CopyEvent::Expired if row.lock_until.is_some_and(|until| until > at) => {
+            return refused("expired before its lock ends");
+        }
+        CopyEvent::Expired if present || state == Some(CopyState::Expired) => {
+            row.state = CopyState::Expired;
+            (row.proof, row.doomed, row.next_attempt) = (None, None, None);
+        }
+        CopyEvent::Expired => return refused("expired"),
+        CopyEvent::Lapsed if pending => return Ok(None),
+        CopyEvent::Lapsed => return refused("dropped"),
+    }
+    Ok(Some(row))
+}
+
+fn fresh(point: PointId, copy: &CopyName, at: Timestamp) -> LedgerRow {
+    LedgerRow {
+        point,
+        copy: copy.clone(),
+        state: CopyState::Owed,
+        proof: None,
+        lock_until: None,
+        bytes_sent: 0,
+        bytes_stored: 0,
+        seconds: 0,
+        attempts: 0,
+        last_error: None,
+        next_attempt: None,
+        doomed: None,
+        changed: at,
+    }
+}
+
+/// The stronger; among equals the newer.
+fn stronger(newer: Proof, older: Option<Proof>) -> Proof {
+    older.filter(|older| older.level > newer.level).unwrap_or(newer)
+}
