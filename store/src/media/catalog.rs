@@ -7,15 +7,16 @@ use serde::{Deserialize, Serialize};
 use strongroom_protocol::{MediumId, PackId, PointId, RepoId, Timestamp, WorkloadId};
 
 use crate::media::label::LabelV1;
+use crate::pack::PackClass;
 
-/// Which kind of blobs a pack holds: byte 24 of its header.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub enum PackClass {
+/// Which kind of blobs a pack holds: byte 24 of its header. The order is the format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum ClassV1 {
     Data,
     Metadata,
 }
 
-impl PackClass {
+impl ClassV1 {
     /// From the head of a pack; None when these are not the first bytes of a pack.
     pub(crate) fn of(head: &[u8]) -> Option<Self> {
         match (head.starts_with(b"SRPACK01"), head.get(24)) {
@@ -26,12 +27,21 @@ impl PackClass {
     }
 }
 
+impl From<ClassV1> for PackClass {
+    fn from(class: ClassV1) -> Self {
+        match class {
+            ClassV1::Data => Self::Data,
+            ClassV1::Metadata => Self::Metadata,
+        }
+    }
+}
+
 /// What one file is. The order is the format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum WhatV1 {
     Config,
     Keys,
-    Pack { id: PackId, class: PackClass },
+    Pack { id: PackId, class: ClassV1 },
     Point { workload: WorkloadId, point: PointId, moment_ns: i64 },
 }
 
@@ -148,7 +158,7 @@ impl Held {
         let places = match what {
             WhatV1::Config | WhatV1::Keys => return,
             WhatV1::Pack { id, class } => {
-                let fresh = || HeldPack { class, repo, places: Vec::new() };
+                let fresh = || HeldPack { class: class.into(), repo, places: Vec::new() };
                 &mut self.packs.entry(id).or_insert_with(fresh).places
             }
             WhatV1::Point { workload, point, moment_ns } => {

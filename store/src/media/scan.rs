@@ -7,7 +7,7 @@ use std::io::Read;
 use strongroom_protocol::{OrgName, PackId, RepoId};
 
 use crate::media::MediaError;
-use crate::media::catalog::{CatalogV1, EntryV1, PackClass, WhatV1};
+use crate::media::catalog::{CatalogV1, ClassV1, EntryV1, WhatV1};
 use crate::media::label::{
     CATALOG_MAGIC, FileKind, LABEL_MAGIC, LabelV1, ManifestHead, checked, org_of, repo_of, unsealed,
 };
@@ -166,7 +166,7 @@ fn judge(report: &mut FileReport, head: &[u8], body: Body, scanned: &mut Scanned
         Body::Hashed(hasher) => {
             let id = PackId(*hasher.finalize().as_bytes());
             let right = report.pack.is_none_or(|pack| pack == id);
-            let class = PackClass::of(head).filter(|_| right);
+            let class = ClassV1::of(head).filter(|_| right);
             report.pack = report.pack.or_else(|| class.map(|_| id));
             class.map(|class| WhatV1::Pack { id, class })
         }

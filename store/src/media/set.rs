@@ -10,9 +10,7 @@ use std::sync::Arc;
 use strongroom_protocol::{Clock, MediumId, PackId, PointId, WorkloadId};
 
 use crate::media::MediaError;
-use crate::media::catalog::{
-    CatalogV1, EarlierV1, Held, HistoryV1, MediumState, PackClass, WhatV1,
-};
+use crate::media::catalog::{CatalogV1, ClassV1, EarlierV1, Held, HistoryV1, MediumState, WhatV1};
 use crate::media::label::{LabelV1, ManifestHead};
 use crate::media::mounted::{Mounted, PackSource, Placed, carries};
 use crate::media::order::SetOrder;
@@ -130,7 +128,7 @@ impl MediaSetWriter {
         let broken = |source| MediaError::Source { bytes: 0, source };
         source.rewind().map_err(broken)?;
         source.read_exact(&mut head).map_err(broken)?;
-        let class = PackClass::of(&head).ok_or(MediaError::PackMismatch { pack })?;
+        let class = ClassV1::of(&head).ok_or(MediaError::PackMismatch { pack })?;
         self.put(WhatV1::Pack { id: pack, class }, bytes, source)?;
         let session = self.open_session()?;
         session.packs.insert(pack);

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use strongroom_protocol::{PackId, PointId, RepoId, WorkloadId};
 
 use crate::media::MediaError;
-use crate::media::catalog::{HeldPack, PackClass};
+use crate::media::catalog::HeldPack;
 use crate::media::read::{FetchReport, MediaReader};
+use crate::pack::PackClass;
 
 /// What staging the base of a point came to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -98,13 +99,9 @@ pub fn stage(
 }
 
 fn pack_path(directory: &Path, pack: &PackId, class: PackClass) -> PathBuf {
-    let class = match class {
-        PackClass::Data => "d",
-        PackClass::Metadata => "m",
-    };
     let name = pack.to_string();
     let shelf = name.get(..2).unwrap_or_default();
-    directory.join("packs").join(class).join(shelf).join(&name)
+    directory.join("packs").join(class.directory()).join(shelf).join(&name)
 }
 
 fn refuse_other(directory: &Path, config: &[u8]) -> Result<(), MediaError> {
