@@ -2,10 +2,18 @@
 //! "no panic" is what the parser promises: limits kept, and what was accepted encodes again.
 //! Shared by `tests/fuzz` (cargo-fuzz) and `tests/tests/fuzz_slice.rs` (stable toolchain).
 
+mod medium;
+mod rest;
+mod trust;
+
 use strongroom_protocol::frame::{
     BULK_BYTES_MAX, Decoder, HEADER_BYTES_MAX, PREFIX_BYTES, decode, encode,
 };
 use strongroom_protocol::{Identity, NodeName, PackId, PointId};
+
+pub use medium::medium;
+pub use rest::{config, manifest, pack, parcel, plaintext, record};
+pub use trust::{der, token, typed};
 
 use crate::samples::{Sampled, Visitor, visit_all};
 use crate::seeded::Seeded;
@@ -15,19 +23,32 @@ use crate::seeded::Seeded;
 pub struct Target {
     /// Also the name of the cargo-fuzz target and of the corpus folder.
     pub name: &'static str,
-    pub run: fn(&[u8]),
+    /// Whether any parser accepted the bytes.
+    pub run: fn(&[u8]) -> bool,
+    /// What it starts from besides its committed corpus.
+    pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
 /// Every target. A new parser of outside bytes gets a line here and a file in `tests/fuzz`.
 pub const TARGETS: &[Target] = &[
-    Target { name: "frame", run: frame },
-    Target { name: "message", run: message },
-    Target { name: "names", run: names },
+    Target { name: "config", run: config, seeds: rest::config_seeds },
+    Target { name: "der", run: der, seeds: trust::der_seeds },
+    Target { name: "frame", run: frame, seeds },
+    Target { name: "manifest", run: manifest, seeds: rest::manifest_seeds },
+    Target { name: "medium", run: medium, seeds: medium::medium_seeds },
+    Target { name: "message", run: message, seeds },
+    Target { name: "names", run: names, seeds: Vec::new },
+    Target { name: "pack", run: pack, seeds: rest::pack_seeds },
+    Target { name: "parcel", run: parcel, seeds: rest::parcel_seeds },
+    Target { name: "plaintext", run: plaintext, seeds: rest::plaintext_seeds },
+    Target { name: "record", run: record, seeds: rest::record_seeds },
+    Target { name: "token", run: token, seeds: trust::token_seeds },
+    Target { name: "typed", run: typed, seeds: trust::typed_seeds },
 ];
 
 /// Frames out of any bytes, fed in pieces whose length the first byte decides.
-pub fn frame(bytes: &[u8]) {
-    let Some((first, rest)) = bytes.split_first() else { return };
+pub fn frame(bytes: &[u8]) -> bool {
+    let Some((first, rest)) = bytes.split_first() else { return false };
     let mut decoder = Decoder::default();
     let mut frames_bytes = 0;
     for piece in rest.chunks(usize::from(*first).max(1)) {
@@ -41,7 +62,7 @@ pub fn frame(bytes: &[u8]) {
                     message_of(&frame.header);
                 }
                 Ok(None) => break,
-                Err(_) => return,
+                Err(_) => return frames_bytes > 0,
             }
         }
     }
@@ -49,24 +70,29 @@ pub fn frame(bytes: &[u8]) {
     if decoder.finish().is_ok() {
         assert_eq!(frames_bytes, rest.len(), "bytes vanished in the decoder");
     }
+    frames_bytes > 0
 }
 
 /// Every message type out of any bytes.
-pub fn message(bytes: &[u8]) {
-    message_of(bytes);
+pub fn message(bytes: &[u8]) -> bool {
+    message_of(bytes)
 }
 
-fn message_of(header: &[u8]) {
-    visit_all(&mut Decode { header });
+fn message_of(header: &[u8]) -> bool {
+    let mut decode = Decode { header, accepted: false };
+    visit_all(&mut decode);
+    decode.accepted
 }
 
 struct Decode<'a> {
     header: &'a [u8],
+    accepted: bool,
 }
 
 impl Visitor for Decode<'_> {
     fn visit<M: Sampled>(&mut self) {
         let Ok(value) = decode::<M>(self.header) else { return };
+        self.accepted = true;
         let again = encode(&value, 0).unwrap_or_else(|error| {
             panic!("{} was accepted and does not encode: {error}", M::NAME);
         });
@@ -76,23 +102,28 @@ impl Visitor for Decode<'_> {
 }
 
 /// Names and ids as text: what is accepted prints as it was read.
-pub fn names(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
-    if let Ok(identity) = text.parse::<Identity>() {
+pub fn names(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let identity = text.parse::<Identity>();
+    let name = text.parse::<NodeName>();
+    let pack = text.parse::<PackId>();
+    let point = text.parse::<PointId>();
+    if let Ok(identity) = &identity {
         assert_eq!(identity.to_string(), text);
     }
-    if let Ok(name) = text.parse::<NodeName>() {
+    if let Ok(name) = &name {
         assert_eq!(name.as_str(), text);
     }
-    if let Ok(pack) = text.parse::<PackId>() {
+    if let Ok(pack) = &pack {
         assert_eq!(pack.to_string(), text.to_ascii_lowercase());
     }
-    if let Ok(point) = text.parse::<PointId>() {
-        assert_eq!(point.to_string().parse::<PointId>(), Ok(point));
+    if let Ok(point) = &point {
+        assert_eq!(point.to_string().parse::<PointId>(), Ok(*point));
     }
+    identity.is_ok() || name.is_ok() || pack.is_ok() || point.is_ok()
 }
 
-/// What every target starts from besides its committed corpus: the samples, framed and bare.
+/// The samples of every message, bare and framed.
 pub fn seeds() -> Vec<Vec<u8>> {
     let mut collect = Collect { found: Vec::new() };
     visit_all(&mut collect);

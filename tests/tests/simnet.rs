@@ -2,6 +2,8 @@
 //! that a far site, a bad link and a partition cost virtual time only, and that the bytes that
 //! arrive are the bytes that were sent.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,7 +108,7 @@ async fn transfer(from: &Link, to: &Link, pieces: usize) -> Result<(), LinkError
 
 fn piece(chance: &mut Seeded) -> Bytes {
     assert_eq!(PIECE_BYTES % 8, 0);
-    assert!(PIECE_BYTES <= BULK_BYTES_MAX);
+    const { assert!(PIECE_BYTES <= BULK_BYTES_MAX) };
     (0..PIECE_BYTES / 8).flat_map(|_| chance.word().to_le_bytes()).collect()
 }
 

@@ -4,6 +4,8 @@
 //!
 //! `STRONGROOM_GOLDEN=print` prints the lines of samples that are not pinned yet.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;

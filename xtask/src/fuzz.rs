@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::parts::{Parts, cargo, must};
 
 /// How long every target runs as part of `cargo xtask test`, in seconds.
-const SLICE_SECONDS: u32 = 2;
+const SLICE_SECONDS: u32 = 1;
 /// The slice is the same on every machine; the campaign takes a seed.
 const SLICE_SEED: u64 = 0x5eed;
 

@@ -1,0 +1,7 @@
+//! Manifests of points, sealed and opened. The body is shared with the stable slice.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let _ = strongroom_tests::fuzzing::manifest(bytes);
+});
