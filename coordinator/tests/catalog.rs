@@ -220,7 +220,7 @@ fn nodes_media_and_settings_are_remembered() {
         certificate_until: Some(at(9)),
     };
     catalog.note_node(&note, at(5)).unwrap();
-    catalog.note_node(&NodeNote { serial: "02".into(), ..note.clone() }, at(3)).unwrap();
+    catalog.note_node(&NodeNote { serial: "02".into(), ..note }, at(3)).unwrap();
     let nodes = catalog.nodes().unwrap();
     assert_eq!(nodes.len(), 1);
     assert_eq!((nodes[0].first_seen, nodes[0].last_seen), (at(5), at(5)));

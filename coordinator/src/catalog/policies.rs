@@ -52,8 +52,8 @@ fn workload(row: &Row<'_>) -> rusqlite::Result<WorkloadRecord> {
 }
 
 impl Catalog {
-    /// Puts a policy file in force and returns its version; the same text again is the same version.
-    /// The caller has parsed it.
+    /// Puts a policy file in force and returns its version; the same text again is the same
+    /// version. The caller has parsed it.
     pub fn set_policy(
         &self,
         file: &str,
