@@ -1,1 +1,6 @@
+//! The `strongroom` tool.
+mod enrol;
+mod operator;
+mod setup;
+mod vault;
 fn main() {}
