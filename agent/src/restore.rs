@@ -1,0 +1,285 @@
+//! Writes a tree of a point into a directory. Promises that nothing is written outside of
+//! it, that a file is whole when it has its name, that what is there and right is left
+//! alone, and that one bad file costs itself; refuses to go on when the target is full.
+
+pub mod apply;
+pub mod compare;
+mod directory;
+mod fetch;
+mod file;
+mod links;
+pub mod select;
+mod walk;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::bounded;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
+use strongroom_protocol::ChunkId;
+use strongroom_store::content::Meta;
+use strongroom_store::keys::AgentKeys;
+use strongroom_store::tree::{BlobSource, Tree};
+
+use crate::restore::apply::Owners;
+use crate::restore::directory::Directory;
+use crate::restore::fetch::Fetcher;
+use crate::restore::file::Part;
+use crate::restore::select::Selection;
+use crate::restore::walk::RestoreWalk;
+
+/// Threads that fetch and write.
+pub const WRITERS_DEFAULT: usize = 3;
+/// Parts of files that wait for a writer; each holds a descriptor.
+const PARTS_WAITING_MAX: usize = 64;
+/// Problems kept with their path; more are only counted.
+pub const PROBLEMS_KEPT_MAX: usize = 10_000;
+
+/// What to do with a file that is already there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Overwrite {
+    /// Put the restored one in its place, whole.
+    Always,
+    /// Write into it, only where it differs.
+    IfDifferent,
+    /// Leave it.
+    #[default]
+    Never,
+}
+
+/// What to restore, where and how.
+#[derive(Clone, Debug)]
+pub struct RestoreOptions {
+    /// Made if it is not there.
+    pub target: PathBuf,
+    pub selection: Selection,
+    pub overwrite: Overwrite,
+    pub owners: Owners,
+    /// With these, chunks already there are known by their names and not fetched.
+    pub keys: Option<AgentKeys>,
+    pub writers: usize,
+}
+
+impl RestoreOptions {
+    /// Everything, owners as stored, nothing overwritten.
+    pub fn new(target: impl Into<PathBuf>) -> Self {
+        Self {
+            target: target.into(),
+            selection: Selection::default(),
+            overwrite: Overwrite::default(),
+            owners: Owners::default(),
+            keys: None,
+            writers: WRITERS_DEFAULT,
+        }
+    }
+}
+
+/// Why nothing, or nothing more, could be restored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// No room, or not enough quota, on the target.
+    #[error("the file system of {} is full", .target.display())]
+    Full { target: PathBuf },
+    /// The target cannot be written to at all.
+    #[error("the file system of {} is read-only", .target.display())]
+    ReadOnly { target: PathBuf },
+    /// Somebody asked to stop.
+    #[error("the restore was stopped")]
+    Stopped,
+    /// The target is not there and cannot be made, or is no directory.
+    #[error("the target {} cannot be opened", .target.display())]
+    Target { target: PathBuf, source: io::Error },
+}
+
+/// How far a restore is.
+#[derive(Debug, Default)]
+pub struct RestoreProgress {
+    pub files: AtomicU64,
+    pub directories: AtomicU64,
+    pub others: AtomicU64,
+    pub links: AtomicU64,
+    /// Left alone because they were there.
+    pub skipped: AtomicU64,
+    pub bytes_written: AtomicU64,
+    /// Found there and right.
+    pub bytes_kept: AtomicU64,
+    pub chunks_fetched: AtomicU64,
+    pub problems: AtomicU64,
+}
+
+impl RestoreProgress {
+    pub(crate) fn kept(&self, bytes: u64) {
+        self.bytes_kept.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Something not restored, or not as it was.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    pub path: Vec<u8>,
+    pub why: String,
+}
+
+/// What came of a restore.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    pub files: u64,
+    pub directories: u64,
+    pub others: u64,
+    pub links: u64,
+    pub skipped: u64,
+    pub bytes_written: u64,
+    pub bytes_kept: u64,
+    pub chunks_fetched: u64,
+    /// All there were; up to [`PROBLEMS_KEPT_MAX`] of them follow.
+    pub problem_count: u64,
+    pub problems: Vec<Problem>,
+}
+
+/// What all threads of a restore share.
+pub(crate) struct Shared {
+    pub(crate) options: RestoreOptions,
+    pub(crate) progress: Arc<RestoreProgress>,
+    problems: Mutex<Vec<Problem>>,
+    fatal: Mutex<Option<RestoreError>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Shared {
+    pub(crate) fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Notes a problem; stops everything if it is one of the whole target.
+    pub(crate) fn problem(&self, path: &[u8], error: &(dyn std::error::Error + 'static)) {
+        let target = self.options.target.clone();
+        let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        let fatal = match errno.map(Errno::from_raw_os_error) {
+            Some(Errno::NOSPC | Errno::DQUOT) => Some(RestoreError::Full { target }),
+            Some(Errno::ROFS) => Some(RestoreError::ReadOnly { target }),
+            _ => None,
+        };
+        if let Some(fatal) = fatal {
+            let mut first = self.fatal.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert(fatal);
+            self.stop.store(true, Ordering::Relaxed);
+            return;
+        }
+        self.progress.problems.fetch_add(1, Ordering::Relaxed);
+        let mut why = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            why.push_str(": ");
+            why.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        if problems.len() < PROBLEMS_KEPT_MAX {
+            problems.push(Problem { path: path.to_vec(), why });
+        }
+    }
+}
+
+/// A restore to be run.
+pub struct Restorer {
+    shared: Arc<Shared>,
+}
+
+impl Restorer {
+    /// With these options; setting `stop` ends it early.
+    pub fn new(options: RestoreOptions, stop: Arc<AtomicBool>) -> Self {
+        let shared = Shared {
+            options,
+            progress: Arc::default(),
+            problems: Mutex::default(),
+            fatal: Mutex::default(),
+            stop,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Numbers that count up while it runs.
+    pub fn progress(&self) -> Arc<RestoreProgress> {
+        Arc::clone(&self.shared.progress)
+    }
+
+    /// Restores what the directory `page` of the tree holds into the target; with `meta`,
+    /// the target becomes that directory. Files that failed are in the report.
+    ///
+    /// # Errors
+    /// Only what ends the whole restore.
+    pub fn run<S: BlobSource + Sync>(
+        self,
+        tree: &Tree<S>,
+        page: ChunkId,
+        meta: Option<Meta>,
+    ) -> Result<Report, RestoreError> {
+        let shared = &self.shared;
+        raise_descriptor_limit();
+        let target = &shared.options.target;
+        let root = open_target(target)
+            .map_err(|source| RestoreError::Target { target: target.clone(), source })?;
+        let fetcher = Fetcher::new(tree.source(), &shared.progress);
+        let (parts, waiting) = bounded::<Part>(PARTS_WAITING_MAX);
+        std::thread::scope(|scope| {
+            for _ in 0..shared.options.writers.max(1) {
+                let (waiting, fetcher) = (waiting.clone(), &fetcher);
+                scope.spawn(move || {
+                    let mut buffer = Vec::new();
+                    for part in waiting {
+                        part.write(fetcher, &mut buffer);
+                    }
+                });
+            }
+            drop(waiting);
+            let root = Directory::root(root, meta, shared);
+            RestoreWalk::new(tree, root, page, parts, shared).run();
+        });
+        self.conclude()
+    }
+
+    fn conclude(self) -> Result<Report, RestoreError> {
+        let shared = self.shared;
+        let fatal = shared.fatal.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(fatal) = fatal {
+            return Err(fatal);
+        }
+        if shared.stopped() {
+            return Err(RestoreError::Stopped);
+        }
+        let problems = shared.problems.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let progress = &shared.progress;
+        Ok(Report {
+            files: count(&progress.files),
+            directories: count(&progress.directories),
+            others: count(&progress.others),
+            links: count(&progress.links),
+            skipped: count(&progress.skipped),
+            bytes_written: count(&progress.bytes_written),
+            bytes_kept: count(&progress.bytes_kept),
+            chunks_fetched: count(&progress.chunks_fetched),
+            problem_count: count(&progress.problems),
+            problems,
+        })
+    }
+}
+
+fn open_target(target: &Path) -> io::Result<std::os::fd::OwnedFd> {
+    std::fs::create_dir_all(target)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(target, flags, Mode::empty())?)
+}
+
+/// A branch holds one descriptor a level until the last file in it is written.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Without it only trees deeper than the limit fail, and say so.
+    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
+}

@@ -1,0 +1,85 @@
+//! Lays small files one after another into bundles, cut at file boundaries where the content
+//! says so, so that equal stretches of files make equal bundles in every run. A file equal to
+//! one already laid in this run is not laid again.
+
+use std::collections::HashMap;
+
+use strongroom_protocol::{BlobKind, ChunkId};
+use strongroom_store::content::ChunkExtent;
+use strongroom_store::tree::SinkError;
+
+use crate::workload::ChunkSink;
+
+/// A bundle may end from here on, in bytes.
+pub const BUNDLE_BYTES_MIN: usize = 256 << 10;
+/// A bundle ends from here on, in bytes.
+pub const BUNDLE_BYTES_MAX: usize = 1 << 20;
+/// One file in this many may end a bundle.
+const CLASS_MASK: u8 = 15;
+/// Most files remembered to be equal to later ones: about 80 bytes each, so 16 MiB.
+const SEEN_MAX: usize = 200_000;
+
+/// A place in a bundle that may still be open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    bundle: usize,
+    offset: u32,
+    length: u32,
+}
+
+/// The bundles of one run.
+#[derive(Debug, Default)]
+pub struct Bundles {
+    open: Vec<u8>,
+    closed: Vec<ChunkId>,
+    seen: HashMap<[u8; 32], Place>,
+}
+
+impl Bundles {
+    /// Lays a file; says where.
+    ///
+    /// # Errors
+    /// A full bundle was not taken.
+    pub fn lay(
+        &mut self,
+        bytes: &[u8],
+        hash: &blake3::Hash,
+        sink: &dyn ChunkSink,
+    ) -> Result<Place, SinkError> {
+        if let Some(place) = self.seen.get(hash.as_bytes()) {
+            return Ok(*place);
+        }
+        let offset = u32::try_from(self.open.len()).unwrap_or(u32::MAX);
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let place = Place { bundle: self.closed.len(), offset, length };
+        self.open.extend_from_slice(bytes);
+        if self.seen.len() >= SEEN_MAX {
+            self.seen.clear();
+        }
+        self.seen.insert(*hash.as_bytes(), place);
+        let ends = hash.as_bytes().first().is_some_and(|byte| byte & CLASS_MASK == 0);
+        let held = self.open.len();
+        if (ends && held >= BUNDLE_BYTES_MIN) || held >= BUNDLE_BYTES_MAX {
+            self.close(sink)?;
+        }
+        Ok(place)
+    }
+
+    /// Ends the open bundle, if anything is in it.
+    ///
+    /// # Errors
+    /// It was not taken.
+    pub fn close(&mut self, sink: &dyn ChunkSink) -> Result<(), SinkError> {
+        if !self.open.is_empty() {
+            let bundle = std::mem::take(&mut self.open);
+            self.closed.push(sink.put(BlobKind::Data, Vec::new(), bundle)?);
+        }
+        Ok(())
+    }
+
+    /// The extent a place became; none while its bundle is open.
+    pub fn extent(&self, place: Place) -> Option<ChunkExtent> {
+        let id = *self.closed.get(place.bundle)?;
+        Some(ChunkExtent::Chunk { id, offset: place.offset, length: place.length })
+    }
+}

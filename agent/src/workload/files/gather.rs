@@ -1,0 +1,195 @@
+//! The walking half of a run: says in walk order what there is, taking what is unchanged
+//! from the last run and giving the rest to the readers. Never runs ahead further than a
+//! budget of bytes.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use strongroom_store::content::{FileContent, Meta, Node};
+
+use crate::workload::files::cache::{OldCache, Signature};
+use crate::workload::files::gap::{Gap, GapReason};
+use crate::workload::files::links::{Last, Link, Links};
+use crate::workload::files::metadata::{FileKind, Own, Stat, Xattrs, meta_of, xattrs_at};
+use crate::workload::files::progress::{Progress, count};
+use crate::workload::files::read::{BUNDLED_BYTES_MAX, FileRead, FileToRead, ReadError};
+use crate::workload::files::walk::{Step, Walker};
+
+/// What may be read and not yet laid, in bytes.
+pub const AHEAD_BYTES_MAX: usize = 16 << 20;
+/// What one file costs of it at least: an open descriptor and its place in the queues.
+const FILE_COST_BYTES: usize = 32 << 10;
+/// Entries the walk may be ahead.
+pub const AHEAD_ENTRIES_MAX: usize = 4096;
+
+/// What comes of one file.
+pub type Ticket = Receiver<Result<FileRead, ReadError>>;
+
+/// One thing, in walk order.
+#[derive(Debug)]
+pub enum Message {
+    /// Another name of a file that came before.
+    Again { name: Vec<u8>, stat: Stat, group: u64, last: Last, file: FileToRead },
+    /// A directory begins.
+    Enter { name: Vec<u8>, meta: Meta },
+    /// Something that cannot be protected.
+    Gap(Gap),
+    /// The directory last begun ends.
+    Leave,
+    /// A file being read.
+    Read { name: Vec<u8>, link: Link, ticket: Ticket, cost_bytes: usize },
+    /// An entry that needs no reading; with a signature if the cache is to keep it.
+    Ready { name: Vec<u8>, node: Node, meta: Meta, signature: Option<Signature> },
+}
+
+/// A file for the readers, and where to answer.
+#[derive(Debug)]
+pub struct Order {
+    pub file: FileToRead,
+    pub answer: Sender<Result<FileRead, ReadError>>,
+}
+
+/// Bytes that may be under way.
+#[derive(Debug, Default)]
+pub struct Budget {
+    taken: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Budget {
+    /// Waits until `bytes` more fit; one request always does.
+    pub fn take(&self, bytes: usize, stop: &AtomicBool) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        while *taken > 0 && *taken + bytes > AHEAD_BYTES_MAX && !stop.load(Ordering::Relaxed) {
+            taken = self.freed.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *taken += bytes;
+    }
+
+    /// Gives bytes back.
+    pub fn give(&self, bytes: usize) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        *taken = taken.saturating_sub(bytes);
+        drop(taken);
+        self.freed.notify_all();
+    }
+}
+
+/// The walk with what it needs to decide.
+pub struct Gatherer<'run> {
+    pub walker: Walker<'run>,
+    pub cache: OldCache,
+    pub links: Links,
+    pub messages: Sender<Message>,
+    pub orders: Sender<Order>,
+    pub budget: &'run Budget,
+    pub progress: &'run Progress,
+    pub stop: &'run AtomicBool,
+}
+
+/// Nobody listens any more.
+#[derive(Debug)]
+pub struct Closed;
+
+impl Gatherer<'_> {
+    /// Walks to the end, or until nobody listens.
+    pub fn run(mut self) {
+        while let Some(step) = self.walker.step() {
+            if self.stop.load(Ordering::Relaxed) || self.tell(step).is_err() {
+                break;
+            }
+        }
+        count(&self.progress.excluded, self.walker.excluded());
+    }
+
+    fn tell(&mut self, step: Step) -> Result<(), Closed> {
+        match step {
+            Step::Enter { name, meta } => {
+                count(&self.progress.directories, 1);
+                self.send(Message::Enter { name, meta })
+            }
+            Step::Leave => self.send(Message::Leave),
+            Step::Gap(gap) => self.send(Message::Gap(gap)),
+            Step::Entry { name, stat, dir } => match stat.kind {
+                FileKind::File => self.file(name, stat, dir),
+                _ => self.other(name, &stat, &dir),
+            },
+        }
+    }
+
+    fn file(&mut self, name: Vec<u8>, stat: Stat, dir: Arc<OwnedFd>) -> Result<(), Closed> {
+        let link = self.links.meet(&stat, self.walker.path());
+        if link == Link::Forgotten {
+            let gap = Gap::new(self.walker.path(), GapReason::LinkForgotten);
+            self.send(Message::Gap(gap))?;
+        }
+        if let Some(known) = self.cache.find(self.walker.path(), &stat) {
+            count(&self.progress.unchanged, 1);
+            count(&self.progress.unchanged_bytes, stat.size);
+            let mut meta = meta_of(&stat, Own::default(), link.group());
+            meta.flags = known.flags;
+            meta.project = known.project;
+            meta.xattrs = known.xattrs;
+            let size = size_of(&known.content);
+            let node = Node::File { size, content: known.content };
+            let signature = Some(Signature::from(&stat));
+            return self.send(Message::Ready { name, node, meta, signature });
+        }
+        let file = FileToRead { dir, name: name.clone() };
+        if let Link::Again { group, last } = link {
+            return self.send(Message::Again { name, stat, group, last, file });
+        }
+        let held = if stat.size > BUNDLED_BYTES_MAX { 0 } else { stat.size };
+        let cost_bytes = usize::try_from(held).unwrap_or(0).max(FILE_COST_BYTES);
+        self.budget.take(cost_bytes, self.stop);
+        let (answer, ticket) = bounded(1);
+        self.orders.send(Order { file, answer }).map_err(|_| Closed)?;
+        self.send(Message::Read { name, link, ticket, cost_bytes })
+    }
+
+    fn other(&mut self, name: Vec<u8>, stat: &Stat, dir: &OwnedFd) -> Result<(), Closed> {
+        let xattrs = match xattrs_at(dir.as_fd(), &name) {
+            Ok(xattrs) => xattrs,
+            Err(error) => {
+                let gap = Gap::new(self.walker.path(), GapReason::from(&error));
+                self.send(Message::Gap(gap))?;
+                Xattrs::new()
+            }
+        };
+        let (major, minor) = (stat.device_major, stat.device_minor);
+        let node = match stat.kind {
+            FileKind::BlockDevice => Node::BlockDevice { major, minor },
+            FileKind::CharDevice => Node::CharDevice { major, minor },
+            FileKind::Fifo => Node::Fifo,
+            FileKind::Socket => Node::Socket,
+            FileKind::Symlink | FileKind::File | FileKind::Directory => {
+                match rustix::fs::readlinkat(dir.as_fd(), name.as_slice(), Vec::new()) {
+                    Ok(target) => Node::Symlink { target: target.into_bytes() },
+                    Err(errno) => {
+                        let reason = GapReason::from(&std::io::Error::from(errno));
+                        return self.send(Message::Gap(Gap::new(self.walker.path(), reason)));
+                    }
+                }
+            }
+        };
+        let link = self.links.meet(stat, self.walker.path());
+        let own = Own { xattrs, ..Own::default() };
+        let meta = meta_of(stat, own, link.group());
+        self.send(Message::Ready { name, node, meta, signature: None })
+    }
+
+    fn send(&self, message: Message) -> Result<(), Closed> {
+        self.messages.send(message).map_err(|_| Closed)
+    }
+}
+
+/// Bytes of content.
+pub fn size_of(content: &FileContent) -> u64 {
+    match content {
+        FileContent::Inline(bytes) => bytes.len() as u64,
+        FileContent::Extents(extents) => extents.iter().map(|extent| extent.length()).sum(),
+        FileContent::Listed { size, .. } => *size,
+    }
+}
