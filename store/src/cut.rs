@@ -185,7 +185,7 @@ mod tests {
 
     const GOLDEN_FILES: &[usize] =
         &[275083, 300356, 769878, 566369, 275396, 435663, 327879, 195104];
-    const GOLDEN_SMALL: &[usize] = &[];
+    const GOLDEN_SMALL: &[usize] = &[2817, 2298, 2569, 3312, 2819, 2202, 2965, 1018];
 
     #[test]
     fn an_insertion_changes_few_chunks() {

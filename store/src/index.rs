@@ -122,7 +122,8 @@ impl Index {
             next_segment: AtomicU64::new(1),
         };
         index.load_segments(&mut losses)?;
-        for (pack, class) in index.state().unindexed() {
+        let unindexed = index.state().unindexed();
+        for (pack, class) in unindexed {
             if let Err(problem) = index.index_pack(pack, class) {
                 losses.unreadable.push((pack, problem));
             }

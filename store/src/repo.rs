@@ -52,6 +52,7 @@ struct Inner {
     incoming: Arc<Mutex<HashSet<PackId>>>,
     health: Mutex<Health>,
     flushing: AtomicBool,
+    committing: points::Committing,
     _lock: Option<Lock>,
 }
 

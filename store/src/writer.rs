@@ -279,7 +279,7 @@ impl Work {
     }
 
     /// Gives ids up, but those that a kept pack holds.
-    fn lose(&mut self, ids: impl IntoIterator<Item = ChunkId>) {
+    fn lose(&self, ids: impl IntoIterator<Item = ChunkId>) {
         let lost: Vec<ChunkId> =
             ids.into_iter().filter(|id| !self.settling.holds(id) && !self.open_holds(id)).collect();
         if !lost.is_empty() {

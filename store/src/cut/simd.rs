@@ -1,4 +1,4 @@
-//! The smallest hash of a block, as fast as the processor can: AVX-512, AVX2 or plain. Every
+//! The smallest hash of a block, as fast as the processor can: AVX2, AVX-512 or plain. Every
 //! variant gives the number `block_min_scalar` gives; what a processor lacks is never called.
 
 #![allow(unsafe_code)]
@@ -27,11 +27,12 @@ impl Engine {
         let mut engines = vec![Self::Plain];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") {
-                engines.push(Self::Avx2);
-            }
             if is_x86_feature_detected!("avx512f") {
                 engines.push(Self::Avx512);
+            }
+            // Measured: 32-bit multiplication of the wider vectors is less than half as fast.
+            if is_x86_feature_detected!("avx2") {
+                engines.push(Self::Avx2);
             }
         }
         engines

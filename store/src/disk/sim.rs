@@ -62,6 +62,7 @@ struct State {
     next_inode: Inode,
     plan: Option<FaultPlan>,
     locks: HashSet<String>,
+    base: image::Image,
 }
 
 /// The disk; clones are the same disk.
@@ -108,10 +109,14 @@ impl SimDisk {
 
     /// What is found when power was lost after the first `ops` changes.
     pub fn crash_image(&self, ops: usize, crash: Crash) -> Self {
-        let log: Vec<Op> = self.state().log.iter().take(ops).cloned().collect();
-        let (files, names, dirs) = image::replay(&log, crash);
+        let (base, log) = {
+            let state = self.state();
+            (state.base.clone(), state.log.iter().take(ops).cloned().collect::<Vec<_>>())
+        };
+        let base = image::replay(&base, &log, crash);
+        let (files, names, dirs) = base.clone();
         let next_inode = files.keys().next_back().map_or(0, |last| last + 1);
-        let state = State { files, names, dirs, next_inode, ..State::default() };
+        let state = State { files, names, dirs, next_inode, base, ..State::default() };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 

@@ -21,7 +21,7 @@ pub enum RepoError {
     Busy { pack: PackId },
     /// A blob's record does not hold.
     #[error("blob {id} in pack {pack} is damaged")]
-    DamagedBlob { id: ChunkId, pack: PackId, source: SealError },
+    DamagedBlob { id: ChunkId, pack: PackId, source: Box<SealError> },
     /// A file that cannot be rebuilt does not hold.
     #[error("{path} is damaged: {reason}")]
     DamagedFile { path: String, reason: &'static str },

@@ -22,7 +22,7 @@ pub enum Begun {
     /// It is here already.
     Present,
     /// Send it from the transfer's offset on.
-    Receiving(IncomingPack),
+    Receiving(Box<IncomingPack>),
 }
 
 /// A pack on its way in.
@@ -75,7 +75,7 @@ impl Repo {
         let inner = Arc::clone(inner);
         let incoming =
             IncomingPack { inner, pack, path, file, hasher, writeback_at, _claim: claim };
-        Ok(Begun::Receiving(incoming))
+        Ok(Begun::Receiving(Box::new(incoming)))
     }
 }
 
@@ -108,12 +108,9 @@ impl IncomingPack {
         }
         let disk = &self.inner.disk;
         let reader = disk.open(&self.path)?;
-        let (class, entries) = match read_footer(&*reader, self.inner.config.repo) {
-            Ok(footer) => footer,
-            Err(_) => {
-                disk.remove(&self.path)?;
-                return Err(self.refused("it is no pack of this repository"));
-            }
+        let Ok((class, entries)) = read_footer(&*reader, self.inner.config.repo) else {
+            disk.remove(&self.path)?;
+            return Err(self.refused("it is no pack of this repository"));
         };
         self.file.sync()?;
         let path = pack_path(class, self.pack);

@@ -134,6 +134,7 @@ impl Repo {
             incoming: Arc::new(Mutex::new(HashSet::new())),
             health: Mutex::new(health(losses)),
             flushing: AtomicBool::new(false),
+            committing: super::points::Committing::default(),
             _lock: lock,
         };
         let repo = Self { inner: Arc::new(inner) };

@@ -2,11 +2,15 @@
 //! roots need is here and durable before the manifest gets its name; the same manifest twice is
 //! one point, another under the same name is refused.
 
+use std::collections::HashSet;
+use std::sync::{Condvar, Mutex, PoisonError};
+
 use serde::{Deserialize, Serialize};
 use strongroom_protocol::blob::{BlobKind, Reference};
 use strongroom_protocol::id::{ChunkId, PointId, WorkloadId};
 
 use super::Repo;
+use super::closure::Incomplete;
 use super::error::RepoError;
 use crate::disk::{EntryKind, read_all, write_whole};
 
@@ -28,6 +32,38 @@ struct HeadV1 {
     roots: Vec<(u8, [u8; 32])>,
 }
 
+/// Points being committed: two commits of one point go one after the other.
+#[derive(Default)]
+pub(super) struct Committing {
+    points: Mutex<HashSet<PointId>>,
+    freed: Condvar,
+}
+
+struct Turn<'a> {
+    committing: &'a Committing,
+    point: PointId,
+}
+
+impl Committing {
+    fn wait_for(&self, point: PointId) -> Turn<'_> {
+        let points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut points = self
+            .freed
+            .wait_while(points, |points| points.contains(&point))
+            .unwrap_or_else(PoisonError::into_inner);
+        points.insert(point);
+        Turn { committing: self, point }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let points = &self.committing.points;
+        points.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.point);
+        self.committing.freed.notify_all();
+    }
+}
+
 impl Repo {
     /// Makes a point durable: it can be restored once this returns. Refused while anything its
     /// roots need is missing.
@@ -38,29 +74,15 @@ impl Repo {
         manifest: &[u8],
     ) -> Result<(), RepoError> {
         let inner = &self.inner;
-        let writer = inner.writer()?;
+        inner.writer()?;
         let roots = self.checked_roots(workload, point, manifest)?;
         let path = path_of(workload, point);
+        let _turn = inner.committing.wait_for(point);
         let exists = inner.disk.exists(&path)?;
         if exists && read_all(&*inner.disk, &path, MANIFEST_BYTES_MAX)? != manifest {
             return Err(RepoError::PointExists { point });
         }
-        let mut attempts = 0;
-        loop {
-            let losses = inner.index.losses();
-            let missing = inner.missing_of(&roots)?;
-            if !missing.is_empty() {
-                inner.prove(&missing)?;
-            }
-            writer.barrier()?;
-            if inner.index.losses() == losses {
-                break;
-            }
-            attempts += 1;
-            if attempts == COMMIT_ATTEMPTS {
-                return Err(super::closure::Incomplete { missing: roots }.into());
-            }
-        }
+        self.make_durable(&roots)?;
         let directory = directory_of(workload);
         let disk = &*inner.disk;
         disk.create_dirs(&directory)?;
@@ -69,6 +91,26 @@ impl Repo {
         }
         disk.sync_dir("points")?;
         Ok(disk.sync_dir(&directory)?)
+    }
+
+    /// Returns once all that the roots need is here and durable. The proof comes before the
+    /// barrier, and counts only if nothing was lost until after it.
+    fn make_durable(&self, roots: &[Reference]) -> Result<(), RepoError> {
+        let inner = &self.inner;
+        for _ in 0..COMMIT_ATTEMPTS {
+            let losses = inner.index.losses();
+            let missing = inner.missing_of(roots)?;
+            if !missing.is_empty() {
+                // The walk names what is missing below.
+                inner.prove(&missing)?;
+                return Err(Incomplete { missing }.into());
+            }
+            inner.writer()?.barrier()?;
+            if inner.index.losses() == losses {
+                return Ok(());
+            }
+        }
+        Err(Incomplete { missing: roots.to_vec() }.into())
     }
 
     /// The roots of a manifest that holds and belongs under this name.

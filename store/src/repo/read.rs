@@ -55,7 +55,10 @@ impl Repo {
 
     /// Opens a record read from a place, or cut out of a longer read.
     pub fn open_at(&self, record: &[u8], id: ChunkId, place: &Place) -> Result<Parcel, RepoError> {
-        let damaged = |source| RepoError::DamagedBlob { id, pack: place.pack, source };
+        let damaged = |source| {
+            let source = Box::new(source);
+            RepoError::DamagedBlob { id, pack: place.pack, source }
+        };
         let parcel = open_record(self.vault_key()?, self.id(), record).map_err(damaged)?;
         if parcel.head.id == id {
             Ok(parcel)
@@ -69,7 +72,7 @@ impl Repo {
         let place = self.inner.place_of(id)?;
         let head = self.inner.head_at(&place)?;
         if head.id != id {
-            let source = SealError::Head { reason: "another blob lies there" };
+            let source = Box::new(SealError::Head { reason: "another blob lies there" });
             return Err(RepoError::DamagedBlob { id, pack: place.pack, source });
         }
         Ok(head.references)
@@ -126,7 +129,7 @@ impl Inner {
         let mut bytes = vec![0; HEAD_GUESS_BYTES.min(place.record_len as usize)];
         reader.read_exact_at(&mut bytes, offset)?;
         let damaged = |source| {
-            let id = ChunkId([0; 32]);
+            let (id, source) = (ChunkId([0; 32]), Box::new(source));
             RepoError::DamagedBlob { id, pack: place.pack, source }
         };
         let shape = RecordShape::parse(&bytes).map_err(damaged)?;

@@ -58,9 +58,11 @@ impl Settling {
         self.closed.make_contiguous().sort_by_key(|pack| pack.class != PackClass::Data);
         let mut outcome = Ok(());
         while !self.closed.is_empty() {
-            outcome = outcome.and(self.sync_oldest());
+            let synced = self.sync_oldest();
+            outcome = outcome.and(synced);
         }
-        outcome = outcome.and(self.name_durable());
+        let named = self.name_durable();
+        outcome = outcome.and(named);
         for dir in std::mem::take(&mut self.dirs) {
             if let Err(error) = self.disk.sync_dir(&dir) {
                 self.dirs.insert(dir);

@@ -50,7 +50,8 @@ impl Naming<'_> {
     }
 }
 
-pub(super) fn replay(log: &[Op], crash: Crash) -> Image {
+/// What is found on a disk that held `base` durably after the changes of `log`.
+pub(super) fn replay(base: &Image, log: &[Op], crash: Crash) -> Image {
     let mut dice = Dice(match crash {
         Crash::Mix(seed) => seed.wrapping_add(log.len() as u64),
         Crash::Drop | Crash::Keep => 0,
@@ -58,6 +59,15 @@ pub(super) fn replay(log: &[Op], crash: Crash) -> Image {
     let mut writes: BTreeMap<Inode, Vec<(Write<'_>, bool)>> = BTreeMap::new();
     let mut namings: Vec<(Naming<'_>, bool)> = Vec::new();
     let mut current: HashMap<&str, Inode> = HashMap::new();
+    let (files, names, dirs) = base;
+    for (inode, bytes) in files {
+        writes.entry(*inode).or_default().push((Write::Append(bytes), true));
+    }
+    namings.extend(dirs.iter().map(|dir| (Naming::MakeDir(dir), true)));
+    for (path, inode) in names {
+        current.insert(path, *inode);
+        namings.push((Naming::Bind(path, *inode), true));
+    }
     for op in log {
         match op {
             Op::Append(inode, bytes) => {
@@ -95,7 +105,7 @@ pub(super) fn replay(log: &[Op], crash: Crash) -> Image {
         .into_iter()
         .map(|(inode, writes)| (inode, content(&writes, crash, &mut dice)))
         .collect();
-    let (names, dirs) = names(&namings, crash, &mut dice);
+    let (names, dirs) = surviving_names(&namings, crash, &mut dice);
     (files, names, dirs)
 }
 
@@ -141,7 +151,7 @@ fn content(writes: &[(Write<'_>, bool)], crash: Crash, dice: &mut Dice) -> Vec<u
 
 /// The names: those in synced directories, later ones as the crash has it. What lies in a
 /// directory that was lost is lost.
-fn names(
+fn surviving_names(
     namings: &[(Naming<'_>, bool)],
     crash: Crash,
     dice: &mut Dice,

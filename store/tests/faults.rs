@@ -1,0 +1,97 @@
+//! The disk is full or fails at every operation: the caller is told, nothing acknowledged is
+//! lost, and the same repository goes on when the disk does.
+#![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+
+mod common;
+
+use common::{check_point, create, open, protect, write_small};
+use std::sync::Arc;
+use strongroom_store::disk::sim::{Crash, Fault, FaultPlan, SimDisk};
+use strongroom_store::repo::{Depth, Repo};
+
+/// How many operations fail in a row.
+const RUNS: [usize; 2] = [1, 9];
+
+fn prepared() -> SimDisk {
+    let disk = SimDisk::new();
+    create(&disk);
+    let repo = open(&disk);
+    protect(&repo, 1).unwrap();
+    drop(repo);
+    disk
+}
+
+/// Operations a healthy run takes.
+fn healthy_ops() -> usize {
+    let disk = prepared();
+    let before = disk.op_count();
+    let repo = open(&disk);
+    protect(&repo, 2).unwrap();
+    protect(&repo, 3).unwrap();
+    disk.op_count() - before
+}
+
+fn one_run(fault: Fault, first: usize, count: usize) -> usize {
+    let name = format!("{fault:?} at {first} for {count}");
+    let disk = prepared();
+    let start = disk.op_count() + first;
+    disk.fail(Some(FaultPlan { ops: start..start + count, fault }));
+    let Ok(repo) = Repo::open(Arc::new(disk.clone()), &common::key(), write_small()) else {
+        return 1;
+    };
+    let mut refusals = 0;
+    let mut acknowledged = vec![1];
+    for number in [2, 3] {
+        match protect(&repo, number) {
+            Ok(()) => acknowledged.push(number),
+            Err(failure) => refusals += usize::from(failure.is_about_the_disk()),
+        }
+    }
+    disk.fail(None);
+    // Two tries: the first may meet the report of what failed before.
+    for number in [2, 3] {
+        if protect(&repo, number).is_err() {
+            protect(&repo, number).unwrap_or_else(|error| panic!("{name}: {number}: {error:?}"));
+        }
+        check_point(&repo, number).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    }
+    let worst = disk.crash_image(disk.log_len(), Crash::Drop);
+    let reopened = open(&worst);
+    for number in [1, 2, 3] {
+        check_point(&reopened, number).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    }
+    assert!(reopened.verify(Depth::Plain).unwrap().is_sound(), "{name}");
+    refusals
+}
+
+#[test]
+fn a_full_or_failing_disk_at_every_operation() {
+    let ops = healthy_ops();
+    let mut refusals = 0;
+    let mut runs = 0;
+    for fault in [Fault::Full, Fault::Io] {
+        for first in 0..ops {
+            for count in RUNS {
+                refusals += one_run(fault, first, count);
+                runs += 1;
+            }
+        }
+    }
+    println!("{runs} runs, {refusals} refusals");
+    assert!(refusals > ops, "{refusals} refusals of {runs}");
+}
+
+#[test]
+fn a_full_disk_is_named_and_what_was_kept_stays() {
+    let disk = prepared();
+    let repo = open(&disk);
+    let start = disk.op_count() + 2;
+    disk.fail(Some(FaultPlan { ops: start..usize::MAX, fault: Fault::Full }));
+    let failure = protect(&repo, 2).unwrap_err();
+    assert!(failure.is_about_the_disk(), "{failure:?}");
+    assert!(repo.barrier().is_ok(), "nothing is left to fail");
+    check_point(&repo, 1).unwrap();
+    disk.fail(None);
+    protect(&repo, 2).unwrap();
+    check_point(&repo, 2).unwrap();
+}
