@@ -6,3 +6,6 @@ pub mod net;
 pub mod samples;
 pub mod seeded;
 pub mod source;
+pub mod trust;
+
+pub use net::SimNet;

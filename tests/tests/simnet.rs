@@ -124,6 +124,7 @@ async fn a_far_site_with_loss_receives_every_byte() {
 
     transfer(&dialled, &accepted, 16).await.unwrap();
     let counts = pair.net.counts();
+    println!("16 MiB in {:?} of virtual time; {counts:?}", started.elapsed());
     assert!(counts.lost > 0, "no loss in {counts:?}: the test proved nothing");
     assert!(counts.delivered > 10_000, "{counts:?}");
     assert!(started.elapsed() > 4 * rtt, "no time passed on a slow link");

@@ -42,6 +42,7 @@ const UNSAFE: &[(&str, &str)] = &[
 /// Files that may spawn tasks nobody joins by name, and why.
 const SPAWN: &[(&str, &str)] = &[
     ("agent/src/pipeline.rs", "its handle is kept by the driver that is returned"),
+    ("coordinator/src/foreman.rs", "ticks until it is told to stop, and holds nothing"),
     ("node/src/desk.rs", "its handle is kept among the live jobs"),
     ("node/src/reader.rs", "two tasks that end with their stream"),
     ("node/src/run.rs", "waits for a signal as long as the process lives"),

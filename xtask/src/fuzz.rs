@@ -36,7 +36,8 @@ pub(crate) fn slice() -> Result<()> {
 }
 
 fn mutate(arguments: &Arguments) -> Result<()> {
-    let test = ["test", "--locked", "--quiet", "-p", "strongroom-tests", "--test", "fuzz_slice"];
+    let test = "test --locked --quiet -p strongroom-tests --test fuzz_slice -- --nocapture";
+    let test: Vec<&str> = test.split(' ').collect();
     let mut command = cargo(&test);
     command.env("STRONGROOM_FUZZ_SECONDS", arguments.seconds.to_string());
     command.env("STRONGROOM_FUZZ_SEED", arguments.seed.to_string());
