@@ -58,10 +58,10 @@ pub enum HookError {
     Open { name: String },
     /// The pre hook failed; the post hook was run.
     #[error("pre hook: {}", .outcome.describe())]
-    Pre { outcome: HookOutcome },
+    Pre { outcome: Box<HookOutcome> },
     /// The post hook failed each time; the next start of the agent tries again.
     #[error("post hook: {}", .outcome.describe())]
-    Post { outcome: HookOutcome },
+    Post { outcome: Box<HookOutcome> },
 }
 
 /// What is noted of an open window.
@@ -133,7 +133,7 @@ impl HookWindow {
             return Ok(window);
         }
         let _ = window.close();
-        Err(HookError::Pre { outcome })
+        Err(HookError::Pre { outcome: Box::new(outcome) })
     }
 
     /// The hooks run so far.
@@ -153,7 +153,9 @@ impl HookWindow {
         let Some(note) = self.note.take() else { return Ok(None) };
         let outcome = note.marker.post.as_ref().map(run_post);
         match outcome {
-            Some(outcome) if !outcome.succeeded() => Err(HookError::Post { outcome }),
+            Some(outcome) if !outcome.succeeded() => {
+                Err(HookError::Post { outcome: Box::new(outcome) })
+            }
             outcome => {
                 note.forget();
                 Ok(outcome)

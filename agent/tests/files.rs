@@ -331,3 +331,47 @@ fn hostile_names_never_reach_the_file_system() {
         assert!(DirectoryBuilder::new().push(entry, &mut sink).is_err(), "{name:?}");
     }
 }
+
+/// Runs as nobody when started by the test below.
+#[test]
+fn child_without_rights() {
+    let Some(place) = std::env::var_os("STRONGROOM_DENIED") else { return };
+    let blobs = Blobs::default();
+    let protected = run(&options(Path::new(&place)), &blobs);
+    let gaps: Vec<_> = protected.gaps.iter().map(|gap| (&gap.path[..], &gap.reason)).collect();
+    assert_eq!(gaps, [(&b"closed"[..], &GapReason::Denied), (&b"secret"[..], &GapReason::Denied)]);
+    assert_eq!((protected.statistics.files, protected.statistics.gaps), (1, 2));
+}
+
+#[test]
+fn what_may_not_be_read_is_a_gap_and_the_rest_is_kept() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    let dir = tempfile::tempdir().unwrap();
+    if fs::metadata(dir.path()).unwrap().uid() != 0 {
+        return;
+    }
+    mode(dir.path(), 0o755).unwrap();
+    fs::create_dir(dir.path().join("closed")).unwrap();
+    fs::write(dir.path().join("closed/inside"), b"x").unwrap();
+    mode(&dir.path().join("closed"), 0o700).unwrap();
+    for (name, bits) in [("open", 0o644), ("secret", 0o600)] {
+        fs::write(dir.path().join(name), b"x").unwrap();
+        mode(&dir.path().join(name), bits).unwrap();
+    }
+    // A copy that nobody may reach and run.
+    let program = dir.path().join("../").canonicalize().unwrap();
+    let program = program.join(format!("strongroom-denied-{}", std::process::id()));
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let child = Command::new(&program)
+        .args(["--exact", "child_without_rights"])
+        .env("STRONGROOM_DENIED", dir.path())
+        .current_dir("/")
+        .gid(65534)
+        .uid(65534)
+        .output();
+    fs::remove_file(&program).unwrap();
+    let child = child.unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+}
