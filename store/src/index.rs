@@ -3,18 +3,18 @@
 //! keeps doubt: metadata whose closure was not proven complete is not a reason to skip sending.
 //! No lock is held over I/O.
 
+mod load;
 mod merge;
 mod segment;
 mod state;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use strongroom_protocol::blob::BlobKind;
 use strongroom_protocol::id::{ChunkId, PackId, RepoId};
 
-use crate::disk::{Disk, DiskError, parent};
+use crate::disk::{Disk, DiskError};
 use crate::pack::{PackClass, PackEntry, pack_path, read_footer, scan_forward};
 use segment::{Segment, SegmentError};
 use state::State;
@@ -113,7 +113,7 @@ impl Index {
     /// Loads the segments and reads the footers of packs that none of them names.
     pub(crate) fn load(disk: Arc<dyn Disk>, repo: RepoId) -> Result<(Self, Losses), DiskError> {
         let mut losses = Losses::default();
-        let in_place = list_packs(&*disk)?;
+        let in_place = load::list_packs(&*disk)?;
         let index = Self {
             disk,
             repo,
@@ -136,35 +136,6 @@ impl Index {
             index.state_mut().doubt_all();
         }
         Ok((index, losses))
-    }
-
-    fn load_segments(&self, losses: &mut Losses) -> Result<(), DiskError> {
-        for entry in self.disk.list("index")? {
-            let Some(number) = segment_number(&entry.name) else { continue };
-            self.next_segment.fetch_max(number + 1, Ordering::Relaxed);
-            let path = format!("index/{}", entry.name);
-            let Ok(segment) = Segment::open(&*self.disk, &path, self.repo) else {
-                losses.segments_dropped += 1;
-                continue;
-            };
-            let gone: Vec<PackId> = {
-                let state = self.state();
-                segment.packs().iter().filter(|pack| !state.has_pack(pack)).copied().collect()
-            };
-            if gone.is_empty() {
-                let Ok(doubted) = segment.doubted() else {
-                    losses.segments_dropped += 1;
-                    continue;
-                };
-                self.state_mut().add_segment(Arc::new(segment), doubted);
-            } else {
-                losses.segments_dropped += 1;
-                losses.gone.extend(gone);
-            }
-        }
-        losses.gone.sort_unstable();
-        losses.gone.dedup();
-        Ok(())
     }
 
     /// Reads a pack's footer, or its records forward when the footer is damaged; the second
@@ -390,29 +361,4 @@ impl std::fmt::Debug for Index {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Index").field("repo", &self.repo).finish_non_exhaustive()
     }
-}
-
-fn segment_number(name: &str) -> Option<u64> {
-    name.strip_suffix(".seg")?.parse().ok()
-}
-
-/// Every pack in place, by its name.
-fn list_packs(disk: &dyn Disk) -> Result<BTreeMap<PackId, PackClass>, DiskError> {
-    let mut packs = BTreeMap::new();
-    for class in [PackClass::Data, PackClass::Metadata] {
-        let top = format!("packs/{}", class.directory());
-        for fan in disk.list(&top)? {
-            for file in disk.list(&format!("{top}/{}", fan.name))? {
-                let named = file.name.parse().ok();
-                let whole = |pack: &PackId| {
-                    let path = pack_path(class, *pack);
-                    path.ends_with(&file.name) && parent(&path).ends_with(&fan.name)
-                };
-                if let Some(pack) = named.filter(whole) {
-                    packs.insert(pack, class);
-                }
-            }
-        }
-    }
-    Ok(packs)
 }

@@ -331,7 +331,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_refused_without_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..300)
+        ) {
             prop_assert!(RecordHead::parse(&bytes).is_err());
             let mut with_magic = MAGIC.to_le_bytes().to_vec();
             with_magic.extend_from_slice(&bytes);

@@ -218,3 +218,56 @@ impl Iterator for Merged<'_> {
         Some(self.refill(at).map(|()| row))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use strongroom_protocol::blob::BlobKind;
+    use strongroom_protocol::id::ChunkId;
+
+    use super::super::{Doubt, Found, Index};
+    use super::*;
+    use crate::disk::sim::SimDisk;
+    use crate::pack::{PackClass, PackEntry};
+
+    fn id(number: u32) -> ChunkId {
+        ChunkId(*blake3::hash(&number.to_le_bytes()).as_bytes())
+    }
+
+    #[test]
+    fn many_flushes_become_few_segments_and_every_entry_stays() {
+        let disk = SimDisk::new();
+        for directory in ["tmp", "index", "packs/d"] {
+            disk.create_dirs(directory).unwrap();
+        }
+        let repo = RepoId::from_bytes([1; 16]);
+        let (index, _) = Index::load(Arc::new(disk.clone()), repo).unwrap();
+        for round in 0..20u32 {
+            let entry = |n: u32| PackEntry {
+                id: id(round * 200 + n),
+                kind: BlobKind::Data,
+                offset: 64 + n,
+                record_len: 100 + round,
+                plain_len: n,
+            };
+            let entries: Vec<PackEntry> = (0..200).map(entry).collect();
+            let pack = PackId([u8::try_from(round).unwrap(); 32]);
+            index.publish(pack, PackClass::Data, &entries, Doubt::Doubted);
+            index.write_segment(&index.flushable()).unwrap();
+        }
+        assert_eq!(index.recent_len(), 0);
+        let segments = disk.list("index").unwrap().len();
+        assert!((2..=9).contains(&segments), "{segments} segments");
+        let ids: Vec<ChunkId> = (0..4100).map(id).collect();
+        let found = index.lookup_many(&ids).unwrap();
+        for (number, found) in (0u32..).zip(found) {
+            match found {
+                Found::At(place) => {
+                    assert_eq!(u32::from(place.pack.0[0]), number / 200);
+                    assert_eq!((place.offset, place.plain_len), (64 + number % 200, number % 200));
+                }
+                other => assert!(other == Found::Absent && number >= 4000, "{number}: {other:?}"),
+            }
+        }
+        assert!(index.segment_bytes() < 4000);
+    }
+}
