@@ -1,4 +1,5 @@
-//! The coordinator of a site: decides and remembers.
+//! The coordinator of a site: decides and remembers. Sole writer of its repository, sole
+//! answer to "do you have this chunk". Never dials a node; nodes dial it.
 
 pub mod audit;
 pub mod catalog;
@@ -6,3 +7,18 @@ pub mod job;
 pub mod policy;
 pub mod retention;
 pub mod schedule;
+
+mod admin;
+mod assign;
+mod commit;
+mod copies;
+mod foreman;
+mod ingest;
+mod jobs;
+mod packs;
+mod run;
+mod sessions;
+mod site;
+mod visitors;
+
+pub use run::{AUDIT_FILE, CATALOG_FILE, Coordinator, CoordinatorError};

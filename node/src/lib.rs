@@ -8,6 +8,7 @@ pub mod door;
 pub mod enrol;
 pub mod guard;
 pub mod home;
+pub mod inspect;
 pub mod log;
 pub mod reader;
 pub mod run;

@@ -1,0 +1,139 @@
+//! Answers operators: the one door for people. Questions are answered from the catalog and the
+//! repository, orders go to the foreman or into the catalog, and every order is recorded.
+
+mod orders;
+mod tables;
+
+use std::sync::Arc;
+
+use strongroom_node::inspect;
+use strongroom_protocol::admin::{Request, Response};
+use strongroom_protocol::opening::{Refusal, RefusalKind};
+use strongroom_protocol::{Chain, Identity};
+
+use crate::foreman::{ForemanDesk, News};
+use crate::site::Site;
+
+pub(crate) use orders::{is_known_proxy, make_known};
+
+/// Answers one request of `by`.
+pub(crate) async fn answer(
+    site: &Arc<Site>,
+    foreman: &ForemanDesk,
+    request: Request,
+    by: String,
+) -> Response {
+    let answered = match request {
+        Request::Protect { workload } => {
+            let ask = |reply| News::Protect { workload, by, reply };
+            match foreman.ask(ask).await {
+                Ok(job) => {
+                    let site = Arc::clone(site);
+                    blocking(move || tables::job(&site, job).map(Response::Job)).await
+                }
+                Err(refusal) => Err(refusal),
+            }
+        }
+        Request::Cancel { job } => {
+            let asked = foreman.ask(|reply| News::Cancel { job, by, reply }).await;
+            asked.map(|()| Response::Done(format!("job {} was asked to stop", job.short())))
+        }
+        Request::Recover { point, agent, target, select, overwrite } => {
+            let (asked, who) = (Arc::clone(site), by.clone());
+            let order = blocking(move || {
+                orders::recover_order(&asked, &point, agent, target, select, overwrite, who)
+            });
+            match order.await {
+                Ok(order) => {
+                    let started = foreman.ask(|reply| News::Recover { order, reply }).await;
+                    match started {
+                        Ok(job) => {
+                            let site = Arc::clone(site);
+                            blocking(move || tables::job(&site, job).map(Response::Job)).await
+                        }
+                        Err(refusal) => Err(refusal),
+                    }
+                }
+                Err(refusal) => Err(refusal),
+            }
+        }
+        Request::PolicyApply { file, toml } => {
+            let asked = Arc::clone(site);
+            let applied = blocking(move || orders::policy_apply(&asked, &file, &toml, &by)).await;
+            foreman.tell(News::PolicyChanged).await;
+            applied
+        }
+        other => {
+            let asked = Arc::clone(site);
+            let answered = blocking(move || look_up(&asked, other, &by)).await;
+            foreman.tell(News::PolicyChanged).await;
+            answered
+        }
+    };
+    answered.unwrap_or_else(Response::Refused)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Internal, "a worker died")))
+}
+
+/// Everything that needs only the catalog and the repository. Blocking.
+fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal> {
+    match request {
+        Request::Status => tables::status(site).map(Response::Status),
+        Request::Nodes => tables::nodes(site).map(Response::Nodes),
+        Request::Workloads => tables::workloads(site).map(Response::Workloads),
+        Request::Jobs { live, most } => tables::jobs(site, live, most).map(Response::Jobs),
+        Request::Job { job } => tables::journal(site, job),
+        Request::Points { workload } => {
+            tables::points(site, workload.as_ref()).map(Response::Points)
+        }
+        Request::Why { point } => tables::why(site, &point).map(Response::Why),
+        Request::Media => tables::media(site).map(Response::Media),
+        Request::Holds => tables::holds(site).map(Response::Holds),
+        Request::Audit { most } => tables::audit(site, most),
+        Request::Policy => tables::policy(site),
+        Request::Verify { depth } => {
+            let report = inspect::verify(&site.repo, depth)?;
+            let detail = format!("{} damaged packs", report.damaged_packs.len());
+            site.record(by, "verify", "repository", &detail);
+            match report.damaged_packs.is_empty() && report.hurt.is_empty() {
+                true => site.all_clear("verify"),
+                false => site.alarm("verify", format!("verify found {detail}")),
+            }
+            Ok(Response::Verified(report))
+        }
+        Request::PolicyPlan { file, toml } => orders::policy_plan(site, &file, &toml),
+        Request::WhatIf { file, toml } => orders::what_if(site, &file, &toml),
+        Request::TokenCreate { role, name, seconds_valid } => {
+            orders::token(site, role, name, seconds_valid, by)
+        }
+        Request::Revoke { identity } => orders::revoke(site, &identity, by),
+        Request::HoldPlace { name, why, points } => {
+            orders::hold_place(site, &name, why, &points, by)
+        }
+        Request::HoldRelease { name } => orders::hold_release(site, &name, by),
+        Request::Pin { point, pinned } => orders::pin(site, &point, pinned, by),
+        Request::Event { name, ended } => orders::event(site, &name, ended, by),
+        Request::Prune { order } => orders::prune(site, order, by),
+        Request::Cancel { .. }
+        | Request::PolicyApply { .. }
+        | Request::Protect { .. }
+        | Request::Recover { .. } => {
+            Err(Refusal::new(RefusalKind::Internal, "an order went to the wrong desk"))
+        }
+    }
+}
+
+pub(crate) fn unavailable(error: &dyn std::error::Error) -> Refusal {
+    Refusal::new(RefusalKind::Unavailable, Chain(error).to_string())
+}
+
+/// The name under which a proxy of another site is remembered.
+fn proxy_setting(identity: &Identity) -> String {
+    format!("proxy {identity}")
+}

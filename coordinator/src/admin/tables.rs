@@ -1,0 +1,343 @@
+//! What operators may ask: rows made from the catalog, the repository and what is live.
+
+use strongroom_node::inspect;
+use strongroom_node::uplink::SOFTWARE;
+use strongroom_protocol::admin::{
+    AuditRow, CopyRow, EventRow, HoldRow, JobRow, Live, MediumRow, NodeRow, PointRef, PointRow,
+    Response, StatusReport, VerdictRow, WhyReport, WorkloadRow,
+};
+use strongroom_protocol::opening::{Refusal, RefusalKind};
+use strongroom_protocol::{JobId, PointId, Timestamp, WorkloadName};
+
+use super::unavailable;
+use crate::audit;
+use crate::catalog::{JobFilter, LedgerRow, PointFilter, PointRecord};
+use crate::copies::CopyTask;
+use crate::job::{Job, Next, Task};
+use crate::policy::{CopyKind, PRIMARY, Source};
+use crate::retention::{self, Stance, Verdict};
+use crate::schedule;
+use crate::site::Site;
+
+type Answer<T> = Result<T, Refusal>;
+
+/// Points known, as a person may name them.
+pub(super) fn known_points(site: &Site) -> Answer<Vec<(PointId, WorkloadName, Timestamp)>> {
+    let points = site.catalog.points(&PointFilter::default()).map_err(|e| unavailable(&e))?;
+    Ok(points.into_iter().map(|point| (point.point, point.workload, point.moment)).collect())
+}
+
+/// The point a person means.
+pub(super) fn resolve(site: &Site, point: &PointRef) -> Answer<PointId> {
+    inspect::resolve(&known_points(site)?, point)
+}
+
+pub(super) fn status(site: &Site) -> Answer<StatusReport> {
+    let totals = site.catalog.totals().map_err(|error| unavailable(&error))?;
+    let debts = site.catalog.debts(None).map_err(|error| unavailable(&error))?;
+    let debts = debts.iter().map(|debt| {
+        let row = &debt.row;
+        let why = row.last_error.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        format!("{} of {} owes copy {}{why}", debt.workload, debt.moment, row.copy)
+    });
+    let packs = site.repo.packs();
+    Ok(StatusReport {
+        node: site.guard.me().identity,
+        software: SOFTWARE.to_owned(),
+        now: site.now(),
+        points: totals.points,
+        packs: packs.len() as u64,
+        stored_bytes: packs.iter().filter_map(|pack| site.repo.pack_len(*pack).ok()).sum(),
+        disk_free_bytes: site.repo.free_bytes().unwrap_or_default(),
+        live_jobs: totals.live_jobs,
+        connected: site.sessions.all().into_iter().map(|session| session.identity).collect(),
+        debts: debts.collect(),
+        alarms: site.alarms(),
+    })
+}
+
+pub(super) fn nodes(site: &Site) -> Answer<Vec<NodeRow>> {
+    let connected = site.sessions.all();
+    let known = site.catalog.nodes().map_err(|error| unavailable(&error))?;
+    let row = |record: crate::catalog::NodeRecord| NodeRow {
+        connected: connected.iter().any(|session| session.identity == record.note.identity),
+        identity: record.note.identity,
+        software: record.note.software,
+        host: record.note.host,
+        last_seen: Some(record.last_seen),
+        certificate_until: record.note.certificate_until,
+    };
+    Ok(known.into_iter().map(row).collect())
+}
+
+pub(super) fn workloads(site: &Site) -> Answer<Vec<WorkloadRow>> {
+    let in_force = site.in_force();
+    let now = site.now();
+    let histories = site.catalog.histories(now).map_err(|error| unavailable(&error))?;
+    let mut rows = Vec::new();
+    for record in site.catalog.workloads().map_err(|error| unavailable(&error))? {
+        let filter = PointFilter { workload: Some(record.name.clone()), ..PointFilter::default() };
+        let points = site.catalog.points(&filter).map_err(|error| unavailable(&error))?;
+        let declared = in_force.declared.workloads.get(&record.name);
+        let newest = points.first();
+        let agent = declared.map(|of| of.agent.clone()).or_else(|| newest.map(|p| p.agent.clone()));
+        let Some(agent) = agent else { continue };
+        let source = declared.map(|of| match &of.source {
+            Source::Files(files) => files.path.clone(),
+        });
+        rows.push(WorkloadRow {
+            id: record.id,
+            kind: declared.map_or("no longer declared", |of| of.source.kind()).to_owned(),
+            source: source.unwrap_or_default(),
+            agent,
+            policy: declared.map(|of| of.policy.clone()),
+            points: points.len() as u64,
+            last: newest.map(|point| point.moment),
+            next: schedule::next_run(
+                &in_force.declared,
+                &record.name,
+                histories.get(&record.name),
+                now,
+            ),
+            name: record.name,
+        });
+    }
+    Ok(rows)
+}
+
+fn job_row(site: &Site, job: &Job) -> JobRow {
+    let state = job.state();
+    let detail = match (job.outcome(), job.next(), job.last_cause()) {
+        (Some(outcome), _, Some(cause)) if !state.is_live() => format!("{outcome}; last: {cause}"),
+        (Some(outcome), ..) => outcome.to_string(),
+        (None, Next::Wait(reason), _) => reason.to_string(),
+        (None, ..) => match site.sessions.of(job.task().node()) {
+            Some(_) => String::new(),
+            None => format!("node {} is not connected", job.task().node()),
+        },
+    };
+    let subject = match job.task() {
+        Task::Protect { workload, .. } => workload.to_string(),
+        Task::Recover { point, target, .. } => format!("point {} to {target}", point.short()),
+    };
+    JobRow {
+        id: job.id(),
+        kind: job.task().saga().as_str().to_owned(),
+        subject,
+        node: Some(job.task().node().clone()),
+        state: state.as_str().to_owned(),
+        detail,
+        step: job.running().map(|step| step.to_string()),
+        created: job.created(),
+        ended: job.ended(),
+        progress: site.progress_of(job.id()),
+        point: Some(job.task().point()),
+    }
+}
+
+fn task_row(site: &Site, task: &CopyTask) -> JobRow {
+    let (state, detail) = match &task.outcome {
+        None => ("running", String::new()),
+        Some(Ok(text)) => ("succeeded", text.clone()),
+        Some(Err(why)) => ("failed", why.clone()),
+    };
+    JobRow {
+        id: task.job,
+        kind: task.doing.as_str().to_owned(),
+        subject: format!("{} of {}", task.copy, task.workload),
+        node: Some(task.node.clone()),
+        state: state.to_owned(),
+        detail,
+        step: None,
+        created: task.began,
+        ended: task.ended,
+        progress: site.progress_of(task.job),
+        point: task.points.first().copied(),
+    }
+}
+
+pub(super) fn jobs(site: &Site, live: Live, most: u32) -> Answer<Vec<JobRow>> {
+    let filter = JobFilter { most: Some(u64::from(most)), ..JobFilter::default() };
+    let jobs = site.catalog.jobs(&filter).map_err(|error| unavailable(&error))?;
+    let mut rows: Vec<JobRow> = jobs.iter().map(|job| job_row(site, job)).collect();
+    let tasks = site.copy_tasks().clone();
+    rows.extend(tasks.iter().map(|task| task_row(site, task)));
+    rows.retain(|row| live == Live::All || row.ended.is_none());
+    rows.sort_by_key(|row| (std::cmp::Reverse(row.created), row.id));
+    rows.truncate(most as usize);
+    Ok(rows)
+}
+
+/// One job, saga or copy.
+pub(super) fn job(site: &Site, job: JobId) -> Answer<JobRow> {
+    let tasks = site.copy_tasks().clone();
+    if let Some(task) = tasks.iter().find(|task| task.job == job) {
+        return Ok(task_row(site, task));
+    }
+    let found = site
+        .catalog
+        .replay(job)
+        .map_err(|_| Refusal::new(RefusalKind::Unknown, format!("no job {job} is known")))?;
+    Ok(job_row(site, &found))
+}
+
+pub(super) fn journal(site: &Site, id: JobId) -> Answer<Response> {
+    let row = job(site, id)?;
+    let events = site.catalog.journal(id).map_err(|error| unavailable(&error))?;
+    let events = events.into_iter().map(|line| EventRow {
+        seq: line.seq,
+        at: line.at,
+        text: line.event.to_string(),
+    });
+    Ok(Response::Journal { job: row, events: events.collect() })
+}
+
+fn copy_row(site: &Site, workload: &WorkloadName, row: &LedgerRow) -> CopyRow {
+    let in_force = site.in_force();
+    let declared = in_force.declared.policy_of(workload);
+    let kind = declared.and_then(|policy| policy.copies.get(&row.copy)).map(|copy| &copy.kind);
+    let kind = match (row.copy.as_str(), kind) {
+        (PRIMARY, _) => "primary-snap".to_owned(),
+        (_, Some(kind @ CopyKind::Aux { media_set })) => format!("{} {media_set}", kind.as_str()),
+        (_, Some(kind)) => kind.as_str().to_owned(),
+        (_, None) => "no longer declared".to_owned(),
+    };
+    CopyRow {
+        copy: row.copy.clone(),
+        kind,
+        state: row.state.as_str().to_owned(),
+        proof: row.proof.map_or("none", |proof| proof.level.as_str()).to_owned(),
+        proven: row.proof.map(|proof| proof.at),
+        bytes: row.bytes_stored,
+        seconds: row.seconds,
+        detail: row.last_error.clone().unwrap_or_default(),
+    }
+}
+
+fn point_row(site: &Site, point: &PointRecord) -> Answer<PointRow> {
+    let ledger = site.catalog.ledger_of(point.point).map_err(|error| unavailable(&error))?;
+    Ok(PointRow {
+        id: point.point,
+        workload: point.workload.clone(),
+        moment: point.moment,
+        consistency: point.consistency.as_str().to_owned(),
+        files: point.stats.files,
+        bytes: point.stats.bytes,
+        stored_bytes: point.stats.stored_bytes,
+        gaps: point.gaps,
+        copies: ledger.iter().map(|row| copy_row(site, &point.workload, row)).collect(),
+    })
+}
+
+pub(super) fn points(site: &Site, workload: Option<&WorkloadName>) -> Answer<Vec<PointRow>> {
+    let filter = PointFilter { workload: workload.cloned(), ..PointFilter::default() };
+    let points = site.catalog.points(&filter).map_err(|error| unavailable(&error))?;
+    points.iter().map(|point| point_row(site, point)).collect()
+}
+
+/// A verdict as a row.
+pub(super) fn verdict_row(verdict: &Verdict) -> VerdictRow {
+    let mut reasons: Vec<String> = verdict.keep.iter().map(ToString::to_string).collect();
+    if verdict.stance == Stance::Owe {
+        reasons.insert(0, "not there yet, and owed".to_owned());
+    }
+    VerdictRow {
+        point: verdict.point,
+        workload: verdict.workload.clone(),
+        moment: verdict.moment,
+        copy: verdict.copy.clone(),
+        kept: matches!(verdict.stance, Stance::Keep | Stance::Owe),
+        reasons,
+        expires: verdict.expires_at,
+    }
+}
+
+pub(super) fn why(site: &Site, point: &PointRef) -> Answer<WhyReport> {
+    let point = resolve(site, point)?;
+    let record = site.catalog.point(point).map_err(|error| unavailable(&error))?;
+    let record = record
+        .ok_or_else(|| Refusal::new(RefusalKind::Unknown, format!("no point {point} is known")))?;
+    let facts =
+        site.catalog.point_facts(Some(&record.workload)).map_err(|error| unavailable(&error))?;
+    let marks = site.catalog.marks().map_err(|error| unavailable(&error))?;
+    let rules = site.in_force().declared.rules();
+    let verdicts = retention::why(point, &facts, &rules, &marks, site.now());
+    let manifest = site.repo.point(point).ok();
+    Ok(WhyReport {
+        point: point_row(site, &record)?,
+        verdicts: verdicts.iter().map(verdict_row).collect(),
+        gaps: match &manifest {
+            Some(manifest) => inspect::gaps(&site.repo, manifest)?,
+            None => vec!["the primary snap is not here any more".to_owned()],
+        },
+        facts: manifest.as_ref().map(inspect::facts).unwrap_or_default(),
+    })
+}
+
+pub(super) fn media(site: &Site) -> Answer<Vec<MediumRow>> {
+    let media = site.catalog.media().map_err(|error| unavailable(&error))?;
+    let row = |medium: crate::catalog::Medium| MediumRow {
+        medium: Some(medium.medium),
+        barcode: medium.barcode,
+        set: medium.set,
+        sequence: u32::try_from(medium.sequence).unwrap_or(u32::MAX),
+        sessions: u32::try_from(medium.sessions).unwrap_or(u32::MAX),
+        points: 0,
+        used_bytes: medium.used_bytes,
+        capacity_bytes: medium.capacity_bytes,
+        detail: medium.detail,
+    };
+    Ok(media.into_iter().map(row).collect())
+}
+
+pub(super) fn holds(site: &Site) -> Answer<Vec<HoldRow>> {
+    let holds = site.catalog.holds().map_err(|error| unavailable(&error))?;
+    let row = |hold: retention::Hold| HoldRow {
+        name: hold.name.to_string(),
+        why: hold.why,
+        by: hold.by,
+        placed: hold.placed,
+        points: hold.points.into_iter().collect(),
+    };
+    Ok(holds.into_iter().map(row).collect())
+}
+
+pub(super) fn audit(site: &Site, most: u32) -> Answer<Response> {
+    let (checked, records) = match audit::tail(site.audit.path(), most as usize) {
+        Ok((verified, records)) => (verified.records, records),
+        Err(audit::AuditError::Broken { seq, .. }) => {
+            return Ok(Response::Audit {
+                checked: seq.saturating_sub(1),
+                broken_at: Some(seq),
+                records: Vec::new(),
+            });
+        }
+        Err(error) => return Err(unavailable(&error)),
+    };
+    let row = |record: audit::Record| AuditRow {
+        seq: record.seq,
+        at: record.at,
+        actor: record.actor,
+        action: record.action,
+        subject: record.subject,
+        detail: record.detail,
+    };
+    Ok(Response::Audit {
+        checked,
+        broken_at: None,
+        records: records.into_iter().map(row).collect(),
+    })
+}
+
+pub(super) fn policy(site: &Site) -> Answer<Response> {
+    let current = site.catalog.current_policy().map_err(|error| unavailable(&error))?;
+    let none = || Refusal::new(RefusalKind::Unknown, "no policy was applied yet");
+    let current = current.ok_or_else(none)?;
+    Ok(Response::Policy {
+        version: current.version,
+        file: current.file,
+        toml: current.toml,
+        applied: current.applied,
+        by: current.by,
+    })
+}

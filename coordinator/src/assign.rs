@@ -1,0 +1,122 @@
+//! What a node is told for a job, made from the policy in force and the catalog. Pure but for
+//! looking things up.
+
+use strongroom_protocol::control::{
+    FilesSource, Mounts, Overwrite, ProtectWork, RecoverWork, Work,
+};
+use strongroom_protocol::opening::{Refusal, RefusalKind};
+use strongroom_protocol::{Chain, PointId, Timestamp, WorkloadId, WorkloadName};
+
+use crate::catalog::PointFilter;
+use crate::foreman::RecoverOrder;
+use crate::job::{Job, Task};
+use crate::jobs::IngestPlan;
+use crate::policy::Source;
+use crate::site::Site;
+
+fn unavailable(error: &dyn std::error::Error) -> Refusal {
+    Refusal::new(RefusalKind::Unavailable, Chain(error).to_string())
+}
+
+/// The work of a job, with the workload's id where it protects one.
+pub(crate) fn work(
+    site: &Site,
+    job: &Job,
+    order: Option<&RecoverOrder>,
+) -> Result<(Work, Option<WorkloadId>), Refusal> {
+    match job.task() {
+        Task::Protect { workload, point, .. } => {
+            let (work, id) = protect(site, workload, *point)?;
+            Ok((Work::Protect(Box::new(work)), Some(id)))
+        }
+        Task::Recover { point, target, select, .. } => {
+            let work = RecoverWork {
+                point: *point,
+                target: order.map_or_else(|| target.clone().into_bytes(), |o| o.target.clone()),
+                select: select.clone(),
+                // After a restart of the coordinator the milder choice is taken.
+                overwrite: order.map_or(Overwrite::IfDifferent, |order| order.overwrite),
+            };
+            Ok((Work::Recover(Box::new(work)), None))
+        }
+    }
+}
+
+fn protect(
+    site: &Site,
+    name: &WorkloadName,
+    point: PointId,
+) -> Result<(ProtectWork, WorkloadId), Refusal> {
+    let in_force = site.in_force();
+    let declared = in_force.declared.workloads.get(name).ok_or_else(|| {
+        Refusal::new(RefusalKind::Unknown, format!("workload {name} is declared no more"))
+    })?;
+    let now = site.now();
+    let fresh = WorkloadId::fresh(now.unix_ms());
+    let record =
+        site.catalog.ensure_workload(name, fresh, now).map_err(|error| unavailable(&error))?;
+    let Source::Files(files) = &declared.source;
+    let source = FilesSource {
+        path: files.path.clone().into_bytes(),
+        exclude: files.exclude.clone(),
+        exclude_if_present: files.exclude_if_present.clone(),
+        exclude_larger_bytes: files.exclude_larger_bytes,
+        mounts: if files.one_file_system { Mounts::Stay } else { Mounts::Cross },
+        pre_hook: files.pre_hook.clone(),
+        post_hook: files.post_hook.clone(),
+        hook_seconds_max: files.hook_seconds_max,
+    };
+    let work = ProtectWork {
+        workload: record.id,
+        name: name.clone(),
+        point,
+        previous: newest(site, name)?,
+        source,
+        policy: declared.policy.to_string(),
+        policy_version: in_force.version,
+    };
+    Ok((work, record.id))
+}
+
+/// The newest committed point that is still here: a cache made with it may be believed.
+fn newest(site: &Site, name: &WorkloadName) -> Result<Option<PointId>, Refusal> {
+    let filter =
+        PointFilter { workload: Some(name.clone()), most: Some(1), ..PointFilter::default() };
+    let points = site.catalog.points(&filter).map_err(|error| unavailable(&error))?;
+    let newest = points.first().map(|record| record.point);
+    Ok(newest.filter(|point| site.repo.has_point(*point)))
+}
+
+/// What the blobs of a protect job's stream are for.
+pub(crate) fn ingest_plan(
+    site: &Site,
+    job: &Job,
+    workload: Option<WorkloadId>,
+    now: Timestamp,
+) -> Result<IngestPlan, Refusal> {
+    let Task::Protect { workload: name, point, policy, policy_version, agent, .. } = job.task()
+    else {
+        let text = format!("job {} protects nothing", job.id().short());
+        return Err(Refusal::new(RefusalKind::Invalid, text));
+    };
+    let workload = match workload {
+        Some(workload) => workload,
+        None => {
+            let fresh = WorkloadId::fresh(now.unix_ms());
+            let record = site.catalog.ensure_workload(name, fresh, now);
+            record.map_err(|error| unavailable(&error))?.id
+        }
+    };
+    Ok(IngestPlan {
+        job: job.id(),
+        point: *point,
+        workload,
+        name: name.clone(),
+        agent: agent.clone(),
+        policy: policy.clone(),
+        policy_version: *policy_version,
+        previous: newest(site, name)?,
+        moment: now,
+        opened: now,
+    })
+}

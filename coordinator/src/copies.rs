@@ -1,0 +1,389 @@
+//! Makes the copies the policy owes: wanted minus present, looked at again and again. Nothing
+//! is unwound: a copy that did not come is still owed. Each copy that arrived is proven; the
+//! newest of each workload as far as can be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use strongroom_protocol::control::{Ending, Progress, ToNode, Work};
+use strongroom_protocol::{
+    Chain, CopyName, Generation, JobId, NodeName, PointId, Timestamp, WorkloadName,
+};
+
+use crate::catalog::{CopyEvent, Debt, LedgerRow};
+use crate::policy::{Copy, CopyKind, Declared};
+use crate::retention::{self, CopyState, Proof, ProofLevel};
+use crate::schedule::{open_at, rate_at};
+use crate::site::Site;
+
+/// Points put on media in one session.
+const POINTS_A_SESSION: usize = 64;
+/// Ended copies remembered for the tables.
+const TASKS_KEPT: usize = 500;
+/// A failed copy is tried again after this, doubling up to the longest.
+const RETRY_SECONDS_FIRST: i64 = 5;
+const RETRY_SECONDS_MAX: i64 = 600;
+/// Verdicts are renewed at least this often, because some reasons end by themselves.
+const SETTLE_SECONDS: i64 = 60;
+
+/// What a copy task does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doing {
+    Aux,
+    Prove,
+    Replicate,
+}
+
+impl Doing {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Aux => "aux-copy",
+            Self::Prove => "prove",
+            Self::Replicate => "replicate",
+        }
+    }
+}
+
+/// One copy under way, or lately ended.
+#[derive(Debug, Clone)]
+pub(crate) struct CopyTask {
+    pub(crate) job: JobId,
+    pub(crate) doing: Doing,
+    pub(crate) copy: CopyName,
+    pub(crate) workload: WorkloadName,
+    pub(crate) node: NodeName,
+    pub(crate) points: Vec<PointId>,
+    pub(crate) began: Timestamp,
+    pub(crate) ended: Option<Timestamp>,
+    /// How it ended: a sentence, and whether it is done.
+    pub(crate) outcome: Option<Result<String, String>>,
+}
+
+/// The reconciler.
+pub(crate) struct Copies {
+    site: Arc<Site>,
+    /// One task a node and copy: they would only be in each other's way.
+    busy: BTreeMap<(NodeName, CopyName), JobId>,
+    settle_at: Option<Timestamp>,
+    /// Proofs that failed, not tried again before then.
+    doubtful: BTreeMap<(PointId, CopyName), Timestamp>,
+}
+
+impl Copies {
+    pub(crate) const fn new(site: Arc<Site>) -> Self {
+        Self { site, busy: BTreeMap::new(), settle_at: None, doubtful: BTreeMap::new() }
+    }
+
+    /// Work that an earlier run ordered is owed again.
+    pub(crate) fn take_up(&mut self) {
+        if let Err(error) = self.site.catalog.reset_working(self.site.now()) {
+            tracing::error!(error = %Chain(&error), "copies cannot be taken up");
+        }
+    }
+
+    /// Something changed: judge anew at the next tick.
+    pub(crate) const fn reconsider(&mut self) {
+        self.settle_at = None;
+    }
+
+    /// A node is here: what it does not work on any more is owed again.
+    pub(crate) fn came(&mut self, node: &NodeName, live: &[(JobId, Generation)]) {
+        let lost: Vec<JobId> = self
+            .busy
+            .iter()
+            .filter(|((at, _), job)| at == node && !live.iter().any(|(of, _)| of == *job))
+            .map(|(_, job)| *job)
+            .collect();
+        for job in lost {
+            self.end(job, &Err("the node came back without it".to_owned()), Progress::default());
+        }
+    }
+
+    /// Whether the job is a copy task; if so, it has ended.
+    pub(crate) fn ended(&mut self, node: &NodeName, job: JobId, ending: &Ending) -> bool {
+        let ours = self.site.copy_tasks().iter().any(|task| task.job == job && task.node == *node);
+        if !ours {
+            return false;
+        }
+        let (outcome, progress) = match ending {
+            Ending::Done { progress, text } => (Ok(text.clone()), *progress),
+            Ending::Failed { refusal, .. } => (Err(refusal.to_string()), Progress::default()),
+            Ending::Cancelled => (Err("cancelled".to_owned()), Progress::default()),
+        };
+        self.site.note_progress(job, progress);
+        self.end(job, &outcome, progress);
+        true
+    }
+
+    /// Judges when due, then orders what can be done now.
+    pub(crate) fn tick(&mut self, now: Timestamp) {
+        if let Err(error) = self.reconcile(now) {
+            tracing::error!(error = %Chain(&error), "the ledger cannot be settled");
+        }
+    }
+
+    fn reconcile(&mut self, now: Timestamp) -> Result<(), crate::catalog::CatalogError> {
+        let in_force = self.site.in_force();
+        let settle = self.settle_at.is_none_or(|at| at <= now || at > now.plus_seconds(3600));
+        if settle {
+            let facts = self.site.catalog.point_facts(None)?;
+            let marks = self.site.catalog.marks()?;
+            let rules = in_force.declared.rules();
+            let verdicts = retention::evaluate(&facts, &rules, &marks, now);
+            self.site.catalog.settle(&verdicts, now)?;
+            self.settle_at = Some(now.plus_seconds(SETTLE_SECONDS));
+        }
+        let debts = self.site.catalog.debts(Some(now))?;
+        let mut sessions: BTreeMap<(NodeName, CopyName), Vec<&Debt>> = BTreeMap::new();
+        for debt in &debts {
+            let Some(copy) = copy_of(&in_force.declared, debt) else { continue };
+            let place = (copy.node.clone(), copy.name.clone());
+            if !self.busy.contains_key(&place)
+                && self.may_begin(&in_force.declared, debt, copy, now)?
+            {
+                sessions.entry(place).or_default().push(debt);
+            }
+        }
+        for debts in sessions.values() {
+            if let Some(copy) = debts.first().and_then(|debt| copy_of(&in_force.declared, debt)) {
+                self.order(&in_force.declared, debts, copy, now)?;
+            }
+        }
+        self.prove(&in_force.declared, now)
+    }
+
+    /// Whether the copy's source is there and proven enough, its window open, its node here.
+    fn may_begin(
+        &self,
+        declared: &Declared,
+        debt: &Debt,
+        copy: &Copy,
+        now: Timestamp,
+    ) -> Result<bool, crate::catalog::CatalogError> {
+        let zone = declared.policy_of(&debt.workload).map(|policy| &policy.timezone);
+        let open =
+            copy.window.is_empty() || zone.is_some_and(|zone| open_at(&copy.window, zone, now));
+        if !open || self.site.sessions.of(&copy.node).is_none() {
+            return Ok(false);
+        }
+        let rows = self.site.catalog.ledger_of(debt.row.point)?;
+        let source = rows.iter().find(|row| row.copy == copy.from);
+        Ok(source.is_some_and(|source| {
+            source.state == CopyState::Present
+                && source.proof.is_some_and(|proof| proof.level >= copy.min_proof)
+        }))
+    }
+
+    fn order(
+        &mut self,
+        declared: &Declared,
+        debts: &[&Debt],
+        copy: &Copy,
+        now: Timestamp,
+    ) -> Result<(), crate::catalog::CatalogError> {
+        let Some(first) = debts.first() else { return Ok(()) };
+        let (doing, points, work) = match &copy.kind {
+            CopyKind::SecondarySnap => {
+                let point = first.row.point;
+                let zone = declared.policy_of(&first.workload).map(|policy| &policy.timezone);
+                let rate = zone.and_then(|zone| rate_at(&copy.throttle, zone, now));
+                let work = Work::Replicate { point, bits_per_second_max: rate };
+                (Doing::Replicate, vec![point], work)
+            }
+            CopyKind::Aux { media_set } => {
+                let points: Vec<PointId> =
+                    debts.iter().take(POINTS_A_SESSION).map(|debt| debt.row.point).collect();
+                let (name, set) = (copy.name.clone(), media_set.clone());
+                let work = Work::Aux { copy: name, set, points: points.clone() };
+                (Doing::Aux, points, work)
+            }
+        };
+        let task = self.task(doing, copy, &first.workload, points, now);
+        self.say(task, work, now)
+    }
+
+    fn task(
+        &self,
+        doing: Doing,
+        copy: &Copy,
+        workload: &WorkloadName,
+        points: Vec<PointId>,
+        now: Timestamp,
+    ) -> CopyTask {
+        CopyTask {
+            job: JobId::fresh(now.unix_ms()),
+            doing,
+            copy: copy.name.clone(),
+            workload: workload.clone(),
+            node: copy.node.clone(),
+            points,
+            began: now,
+            ended: None,
+            outcome: None,
+        }
+    }
+
+    fn say(
+        &mut self,
+        task: CopyTask,
+        work: Work,
+        now: Timestamp,
+    ) -> Result<(), crate::catalog::CatalogError> {
+        let job = task.job;
+        if task.doing != Doing::Prove {
+            for point in &task.points {
+                self.site.catalog.record_copy(*point, &task.copy, &CopyEvent::Began, now)?;
+            }
+        }
+        self.busy.insert((task.node.clone(), task.copy.clone()), job);
+        let assign = ToNode::Assign { job, generation: Generation(1), work };
+        let said = self.site.sessions.say(&task.node, assign);
+        let mut tasks = self.site.copy_tasks();
+        tasks.push(task);
+        if tasks.len() > TASKS_KEPT {
+            tasks.remove(0);
+        }
+        drop(tasks);
+        if !said {
+            let away = Err("the node is not connected".to_owned());
+            self.end(job, &away, Progress::default());
+        }
+        Ok(())
+    }
+
+    /// The newest point of each workload in each copy is proven as far as its kind allows.
+    fn prove(
+        &mut self,
+        declared: &Declared,
+        now: Timestamp,
+    ) -> Result<(), crate::catalog::CatalogError> {
+        let mut wanted = Vec::new();
+        for workload in declared.workloads.keys() {
+            let Some(policy) = declared.policy_of(workload) else { continue };
+            let facts = self.site.catalog.point_facts(Some(workload))?;
+            for copy in policy.copies.values() {
+                let place = (copy.node.clone(), copy.name.clone());
+                let here = self.site.sessions.of(&copy.node).is_some();
+                if !here || self.busy.contains_key(&place) {
+                    continue;
+                }
+                let newest = facts.iter().rev().find_map(|point| {
+                    let row = point.copy(&copy.name)?;
+                    (row.state == CopyState::Present).then_some((point.point, row.proof))
+                });
+                let Some((point, proof)) = newest else { continue };
+                let level = proof.map(|proof| proof.level);
+                let doubted = self.doubtful.get(&(point, copy.name.clone()));
+                if level < Some(best_proof(&copy.kind)) && doubted.is_none_or(|until| *until <= now)
+                {
+                    wanted.push((workload.clone(), copy.clone(), point));
+                }
+            }
+        }
+        for (workload, copy, point) in wanted {
+            let set = match &copy.kind {
+                CopyKind::Aux { media_set } => Some(media_set.clone()),
+                _ => None,
+            };
+            let work = Work::Prove { copy: copy.name.clone(), set, point };
+            let task = self.task(Doing::Prove, &copy, &workload, vec![point], now);
+            self.say(task, work, now)?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, job: JobId, outcome: &Result<String, String>, progress: Progress) {
+        let now = self.site.now();
+        let mut tasks = self.site.copy_tasks();
+        let Some(task) = tasks.iter_mut().find(|task| task.job == job && task.ended.is_none())
+        else {
+            return;
+        };
+        task.ended = Some(now);
+        task.outcome = Some(outcome.clone());
+        let task = task.clone();
+        drop(tasks);
+        self.busy.retain(|_, busy| *busy != job);
+        for point in &task.points {
+            if let Err(error) = self.book(&task, *point, outcome, progress, now) {
+                tracing::error!(%point, error = %Chain(&error), "a copy was not booked");
+            }
+        }
+        self.reconsider();
+    }
+
+    /// Writes what became of one point's copy into the ledger.
+    fn book(
+        &mut self,
+        task: &CopyTask,
+        point: PointId,
+        outcome: &Result<String, String>,
+        progress: Progress,
+        now: Timestamp,
+    ) -> Result<(), crate::catalog::CatalogError> {
+        let subject = format!("{} of point {point}", task.copy);
+        let catalog = &self.site.catalog;
+        let proven = |level| CopyEvent::Proven(Proof { level, at: now });
+        match (outcome, task.doing) {
+            (Ok(_), Doing::Prove) => {
+                let level = match self.kind_of(task) {
+                    Some(CopyKind::Aux { .. }) => ProofLevel::HashVerified,
+                    _ => ProofLevel::Readable,
+                };
+                self.site.all_clear(&subject);
+                catalog.record_copy(point, &task.copy, &proven(level), now)?;
+            }
+            (Ok(_), doing) => {
+                let arrived = CopyEvent::Arrived {
+                    bytes_sent: progress.bytes_sent,
+                    bytes_stored: progress.bytes_sent,
+                    seconds: u64::try_from(now.seconds_since(task.began)).unwrap_or_default(),
+                };
+                catalog.record_copy(point, &task.copy, &arrived, now)?;
+                let level = match doing {
+                    Doing::Replicate => ProofLevel::HashVerified,
+                    _ => ProofLevel::Written,
+                };
+                catalog.record_copy(point, &task.copy, &proven(level), now)?;
+                self.site.all_clear(&subject);
+            }
+            (Err(why), Doing::Prove) => {
+                let until = now.plus_seconds(RETRY_SECONDS_MAX);
+                self.doubtful.insert((point, task.copy.clone()), until);
+                let text = format!("copy {subject} could not be proven: {why}");
+                self.site.record("coordinator", "prove.failed", &subject, why);
+                self.site.alarm(&subject, text);
+            }
+            (Err(why), _) => {
+                let attempts = attempts(&catalog.ledger_of(point)?, &task.copy);
+                let pause = RETRY_SECONDS_FIRST << attempts.min(10);
+                let next_attempt = now.plus_seconds(pause.min(RETRY_SECONDS_MAX));
+                let failed = CopyEvent::Failed { error: why.clone(), next_attempt };
+                catalog.record_copy(point, &task.copy, &failed, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn kind_of(&self, task: &CopyTask) -> Option<CopyKind> {
+        let in_force = self.site.in_force();
+        let policy = in_force.declared.policy_of(&task.workload)?;
+        policy.copies.get(&task.copy).map(|copy| copy.kind.clone())
+    }
+}
+
+fn attempts(rows: &[LedgerRow], copy: &CopyName) -> u64 {
+    rows.iter().find(|row| row.copy == *copy).map_or(0, |row| row.attempts)
+}
+
+fn copy_of<'d>(declared: &'d Declared, debt: &Debt) -> Option<&'d Copy> {
+    declared.policy_of(&debt.workload)?.copies.get(&debt.row.copy)
+}
+
+/// The most a copy of this kind can be proven today.
+const fn best_proof(kind: &CopyKind) -> ProofLevel {
+    match kind {
+        CopyKind::Aux { .. } => ProofLevel::HashVerified,
+        _ => ProofLevel::Readable,
+    }
+}

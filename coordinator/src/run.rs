@@ -1,0 +1,176 @@
+//! A running coordinator: opens its parts, takes up what an earlier run left, keeps the door
+//! until it is told to stop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use strongroom_certs::{FileError, TokenBook, files};
+use strongroom_node::door;
+use strongroom_node::guard::Guard;
+use strongroom_node::home::{Home, HomeError};
+use strongroom_protocol::link::{Endpoint, LinkError};
+use strongroom_protocol::{Chain, Clock};
+use strongroom_store::disk::LocalDisk;
+use strongroom_store::keys::VaultKey;
+use strongroom_store::repo::{Mode, Repo, RepoError};
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::{AuditError, AuditLog};
+use crate::catalog::{Catalog, CatalogError};
+use crate::site::{InForce, Parts, Site};
+use crate::visitors::Reception;
+use crate::{commit, foreman, policy};
+
+/// The catalog's file in the coordinator's directory.
+pub const CATALOG_FILE: &str = "catalog.db";
+/// The audit log's file.
+pub const AUDIT_FILE: &str = "audit.log";
+
+/// Why a coordinator does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CoordinatorError {
+    /// Its directory is not usable.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// Its door cannot be opened.
+    #[error("the coordinator cannot listen")]
+    Listen(#[from] LinkError),
+    /// `node.toml` lacks something.
+    #[error("{}: {lacking} is not set", path.display())]
+    Lacking { path: PathBuf, lacking: &'static str },
+    /// The vault key or the book of tokens.
+    #[error("the coordinator's own files are not usable")]
+    File(#[from] FileError),
+    /// The vault key has the wrong length.
+    #[error("{} does not hold a vault key", path.display())]
+    VaultKey { path: PathBuf },
+    /// The repository.
+    #[error("the repository in {} cannot be opened", path.display())]
+    Repo { path: PathBuf, source: RepoError },
+    /// The catalog.
+    #[error("the catalog is not usable")]
+    Catalog(#[from] CatalogError),
+    /// The audit log.
+    #[error("the audit log is not usable")]
+    Audit(#[from] AuditError),
+    /// The catalog could not be brought up to the repository.
+    #[error("the catalog cannot be brought up to the repository")]
+    CatchUp(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A thread could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A coordinator whose parts are open.
+pub struct Coordinator {
+    site: Arc<Site>,
+    endpoint: Endpoint,
+    lock: std::fs::File,
+}
+
+impl Coordinator {
+    /// Opens everything; nothing is served yet.
+    ///
+    /// # Errors
+    /// What cannot be opened is named.
+    pub fn open(home: Home, clock: Arc<dyn Clock>) -> Result<Self, CoordinatorError> {
+        let lock = home.lock()?;
+        let guard = Arc::new(Guard::open(&home, clock)?);
+        let now = guard.clock().now();
+        let repo = open_repo(&home)?;
+        let catalog = Catalog::open(&home.path(CATALOG_FILE))?;
+        let anchor = catalog.audit_anchor()?;
+        let audit = AuditLog::open(&home.path(AUDIT_FILE), anchor.as_ref(), now)?;
+        let lacking = |lacking| CoordinatorError::Lacking { path: home.dir().to_owned(), lacking };
+        let listen = home.settings().listen.ok_or_else(|| lacking("listen"))?;
+        if guard.authority().is_none() {
+            return Err(lacking("authority/"));
+        }
+        let endpoint = Endpoint::bind(listen, Some(guard.server_tls()?))?;
+        let book = Arc::new(TokenBook::open(&home.path("tokens.json"))?);
+        let in_force = in_force(&catalog)?;
+        let parts = Parts { home, guard, repo, catalog, audit, book, in_force };
+        let site = Arc::new(Site::new(parts));
+        let found = commit::catch_up(&site).map_err(CoordinatorError::CatchUp)?;
+        if found > 0 {
+            tracing::warn!(points = found, "the catalog learnt of points from the repository");
+        }
+        for (pack, why) in site.repo.health().unreadable_packs {
+            site.alarm(&format!("pack {pack}"), format!("pack {pack} cannot be read: {why}"));
+        }
+        Ok(Self { site, endpoint, lock })
+    }
+
+    /// Where it is reached.
+    ///
+    /// # Errors
+    /// The socket is gone.
+    pub fn address(&self) -> Result<std::net::SocketAddr, LinkError> {
+        self.endpoint.local_address()
+    }
+
+    /// Serves until `stop`.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), CoordinatorError> {
+        let Self { site, endpoint, lock } = self;
+        site.record("coordinator", "start", "", strongroom_node::uplink::SOFTWARE);
+        let (foreman, thread) =
+            foreman::start(Arc::clone(&site), stop.clone()).map_err(CoordinatorError::Thread)?;
+        let reception = Arc::new(Reception { site: Arc::clone(&site), foreman });
+        let guard = Arc::clone(&site.guard);
+        let renewing = renew_own(&guard, stop.clone());
+        let keeping = door::keep(endpoint, Arc::clone(&guard), reception, stop);
+        tokio::join!(keeping, renewing);
+        let put_away = tokio::task::spawn_blocking(move || {
+            // The foreman ends when nobody is left to tell it anything.
+            let ended = thread.join().is_ok();
+            if let Err(error) = site.repo.barrier() {
+                tracing::error!(error = %Chain(&error), "the repository was not put away");
+            }
+            site.record("coordinator", "stop", "", if ended { "" } else { "the foreman died" });
+            drop(lock);
+        });
+        // A panic while putting away leaves what a crash leaves.
+        let _ = put_away.await;
+        Ok(())
+    }
+}
+
+async fn renew_own(guard: &Guard, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        if guard.clock().now() < guard.renew_at() {
+            continue;
+        }
+        if let Err(error) = guard.renew_own() {
+            tracing::error!(error = %Chain(&error), "renewal failed");
+        }
+    }
+}
+
+fn open_repo(home: &Home) -> Result<Repo, CoordinatorError> {
+    let path = home.vault_key();
+    let secret = files::read_private(&path)?;
+    let key = <[u8; 32]>::try_from(secret.expose());
+    let key = key.map_err(|_| CoordinatorError::VaultKey { path })?;
+    let path = home.repo();
+    let disk = Arc::new(LocalDisk::new(&path));
+    Repo::open(disk, &VaultKey::from_bytes(key), Mode::Write)
+        .map_err(|source| CoordinatorError::Repo { path, source })
+}
+
+fn in_force(catalog: &Catalog) -> Result<InForce, CatalogError> {
+    let Some(version) = catalog.current_policy()? else { return Ok(InForce::default()) };
+    match policy::parse(&version.file, &version.toml) {
+        Ok(parsed) => Ok(InForce { version: version.version, declared: parsed.declared }),
+        Err(problems) => {
+            // It was parsed when it was applied: an older version of this software wrote it.
+            tracing::error!(%problems, "the policy in force does not parse any more");
+            Ok(InForce::default())
+        }
+    }
+}

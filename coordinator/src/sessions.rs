@@ -1,0 +1,147 @@
+//! Who is connected: one conversation a node. The registry is the only shared map; the
+//! conversation itself is a task of its own. A second host that shows the identity of one
+//! that is connected is refused; the same host that comes back takes its old place.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use strongroom_certs::Peer;
+use strongroom_node::door::Visit;
+use strongroom_protocol::control::{FromNode, ToNode, Welcome};
+use strongroom_protocol::link::{Link, LinkError};
+use strongroom_protocol::opening::{Refusal, RefusalKind};
+use strongroom_protocol::{Generation, Identity, JobId, NodeName};
+use tokio::sync::mpsc;
+
+/// Messages waiting for a node.
+const UNSENT_MAX: usize = 64;
+
+/// A connected node.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    pub(crate) identity: Identity,
+    pub(crate) host: String,
+    pub(crate) software: String,
+    pub(crate) peer: Arc<Peer>,
+    say: mpsc::Sender<ToNode>,
+    link: Link,
+}
+
+/// What a conversation tells the rest of the coordinator.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// A node is here, with what it is still doing.
+    Came { session: Session, live: Vec<(JobId, Generation)> },
+    /// It said something about an assignment.
+    Said { node: NodeName, message: FromNode },
+    /// It is gone.
+    Left { identity: Identity },
+}
+
+/// The registry of connected nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    live: DashMap<NodeName, Session>,
+}
+
+impl Sessions {
+    /// The node's session, if it is connected.
+    pub(crate) fn of(&self, node: &NodeName) -> Option<Session> {
+        self.live.get(node).map(|session| session.clone())
+    }
+
+    /// Everybody who is connected.
+    pub(crate) fn all(&self) -> Vec<Session> {
+        let mut all: Vec<Session> = self.live.iter().map(|entry| entry.value().clone()).collect();
+        all.sort_by(|a, b| a.identity.cmp(&b.identity));
+        all
+    }
+
+    /// Says something to a node; false when it is not connected or does not keep up.
+    pub(crate) fn say(&self, node: &NodeName, message: ToNode) -> bool {
+        self.of(node).is_some_and(|session| session.say.try_send(message).is_ok())
+    }
+
+    fn enter(&self, session: &Session) -> Result<(), Refusal> {
+        let name = &session.identity.name;
+        if let Some(present) = self.of(name) {
+            if present.link.ended().is_none() && present.host != session.host {
+                let text = format!(
+                    "{} is connected from {} already; each host enrols under a name of its own",
+                    session.identity, present.host
+                );
+                return Err(Refusal::new(RefusalKind::Stale, text));
+            }
+            present.link.close("replaced by a newer connection of the same host");
+        }
+        self.live.insert(name.clone(), session.clone());
+        Ok(())
+    }
+
+    fn leave(&self, session: &Session) -> bool {
+        let same = |_: &NodeName, present: &Session| present.say.same_channel(&session.say);
+        self.live.remove_if(&session.identity.name, same).is_some()
+    }
+}
+
+/// Holds the conversation of one control stream to its end.
+pub(crate) async fn converse(
+    sessions: &Sessions,
+    welcome: Welcome,
+    revoked: ToNode,
+    renew: impl Fn(&Peer, &[u8]) -> Result<Vec<Vec<u8>>, String> + Send + Sync,
+    heard: &mpsc::Sender<Heard>,
+    visit: Visit,
+) -> Result<(), LinkError> {
+    let Visit { peer, link, mut sender, mut receiver } = visit;
+    let (message, _) = receiver.expect::<FromNode>().await?;
+    let FromNode::Hello { software, host, live } = message else {
+        return Ok(());
+    };
+    let (say, mut unsent) = mpsc::channel(UNSENT_MAX);
+    let identity = peer.identity.clone();
+    let session = Session { identity, host, software, peer: Arc::clone(&peer), say, link };
+    if let Err(refusal) = sessions.enter(&session) {
+        sender.send(&ToNode::Refused(refusal)).await?;
+        sender.finish();
+        sender.delivered().await;
+        return Ok(());
+    }
+    let node = session.identity.name.clone();
+    let talk = async {
+        sender.send(&ToNode::Welcome(welcome)).await?;
+        sender.send(&revoked).await?;
+        tell(heard, Heard::Came { session: session.clone(), live }).await;
+        loop {
+            tokio::select! {
+                said = receiver.next::<FromNode>() => match said? {
+                    None => return Ok(()),
+                    Some((FromNode::Renew { csr }, _)) => {
+                        let answer = match renew(&peer, &csr) {
+                            Ok(chain) => ToNode::Renewed { chain },
+                            Err(why) => ToNode::Refused(Refusal::new(RefusalKind::Invalid, why)),
+                        };
+                        sender.send(&answer).await?;
+                    }
+                    Some((message, _)) => {
+                        tell(heard, Heard::Said { node: node.clone(), message }).await;
+                    }
+                },
+                unsent = unsent.recv() => match unsent {
+                    Some(message) => sender.send(&message).await?,
+                    None => return Ok(()),
+                },
+            }
+        }
+    };
+    let ended = talk.await;
+    if sessions.leave(&session) {
+        tell(heard, Heard::Left { identity: session.identity.clone() }).await;
+    }
+    ended
+}
+
+async fn tell(heard: &mpsc::Sender<Heard>, news: Heard) {
+    // Fails only when the coordinator is stopping.
+    let _ = heard.send(news).await;
+}

@@ -1,0 +1,139 @@
+//! What the parts of a running coordinator share: the repository, the catalog, the audit log,
+//! who is connected, the policy in force. Holds state; decides nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use strongroom_certs::TokenBook;
+use strongroom_node::guard::Guard;
+use strongroom_node::home::Home;
+use strongroom_protocol::control::Progress;
+use strongroom_protocol::{Chain, JobId, Timestamp};
+use strongroom_store::repo::Repo;
+
+use crate::audit::{AuditLog, Entry};
+use crate::catalog::Catalog;
+use crate::copies::CopyTask;
+use crate::policy::Declared;
+use crate::sessions::Sessions;
+
+/// The policy in force.
+#[derive(Debug, Default)]
+pub(crate) struct InForce {
+    /// 0 before the first was applied.
+    pub(crate) version: u64,
+    pub(crate) declared: Declared,
+}
+
+/// A running coordinator's state.
+pub(crate) struct Site {
+    pub(crate) home: Home,
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) repo: Repo,
+    pub(crate) catalog: Catalog,
+    pub(crate) audit: AuditLog,
+    pub(crate) book: Arc<TokenBook>,
+    pub(crate) sessions: Sessions,
+    in_force: RwLock<Arc<InForce>>,
+    progress: Mutex<BTreeMap<JobId, Progress>>,
+    copy_tasks: Mutex<Vec<CopyTask>>,
+    alarms: Mutex<BTreeMap<String, String>>,
+}
+
+/// Everything opened, before it is shared.
+pub(crate) struct Parts {
+    pub(crate) home: Home,
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) repo: Repo,
+    pub(crate) catalog: Catalog,
+    pub(crate) audit: AuditLog,
+    pub(crate) book: Arc<TokenBook>,
+    pub(crate) in_force: InForce,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Site {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { home, guard, repo, catalog, audit, book, in_force } = parts;
+        Self {
+            home,
+            guard,
+            repo,
+            catalog,
+            audit,
+            book,
+            sessions: Sessions::default(),
+            in_force: RwLock::new(Arc::new(in_force)),
+            progress: Mutex::default(),
+            copy_tasks: Mutex::default(),
+            alarms: Mutex::default(),
+        }
+    }
+
+    /// This moment, by the coordinator's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.guard.clock().now()
+    }
+
+    /// The policy in force.
+    pub(crate) fn in_force(&self) -> Arc<InForce> {
+        Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts a policy in force.
+    pub(crate) fn enforce(&self, next: InForce) {
+        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+    }
+
+    /// Records who did what; the log's head is anchored in the catalog.
+    pub(crate) fn record(&self, actor: &str, action: &str, subject: &str, detail: &str) {
+        let entry = Entry {
+            actor: actor.to_owned(),
+            action: action.to_owned(),
+            subject: subject.to_owned(),
+            detail: detail.to_owned(),
+        };
+        let kept = self.audit.append(entry, self.now());
+        if let Err(error) = kept {
+            tracing::error!(error = %Chain(&error), "the audit log cannot be written");
+            self.alarm("audit", format!("the audit log cannot be written: {}", Chain(&error)));
+            return;
+        }
+        if let Err(error) = self.catalog.anchor_audit(&self.audit.head()) {
+            tracing::error!(error = %Chain(&error), "the audit log's head is not anchored");
+        }
+    }
+
+    /// How far a job is.
+    pub(crate) fn progress_of(&self, job: JobId) -> Progress {
+        locked(&self.progress).get(&job).copied().unwrap_or_default()
+    }
+
+    /// Notes how far a job is.
+    pub(crate) fn note_progress(&self, job: JobId, progress: Progress) {
+        locked(&self.progress).insert(job, progress);
+    }
+
+    /// Copies under way and the latest that ended, for the tables.
+    pub(crate) fn copy_tasks(&self) -> MutexGuard<'_, Vec<CopyTask>> {
+        locked(&self.copy_tasks)
+    }
+
+    /// Something a person must look at; one sentence a subject, until it is cleared.
+    pub(crate) fn alarm(&self, subject: &str, text: String) {
+        locked(&self.alarms).insert(subject.to_owned(), text);
+    }
+
+    /// The subject is in order again.
+    pub(crate) fn all_clear(&self, subject: &str) {
+        locked(&self.alarms).remove(subject);
+    }
+
+    /// What a person must look at.
+    pub(crate) fn alarms(&self) -> Vec<String> {
+        locked(&self.alarms).values().cloned().collect()
+    }
+}

@@ -1,0 +1,220 @@
+//! Who may come to a coordinator, and for what. The role in the certificate decides which
+//! streams a peer may open; what it may do on them is decided where they are served.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use strongroom_certs::Peer;
+use strongroom_node::door::{Visit, Visitors};
+use strongroom_node::uplink::revoked_identities;
+use strongroom_node::{enrol, serve};
+use strongroom_protocol::admin::Request;
+use strongroom_protocol::control::Welcome;
+use strongroom_protocol::data::ToAgent;
+use strongroom_protocol::link::{LinkError, Receiver, Sender};
+use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
+use strongroom_protocol::{Generation, JobId, NodeName, PointId, Role};
+use tokio::sync::mpsc;
+
+use crate::foreman::{ForemanDesk, News};
+use crate::ingest::IngestError;
+use crate::sessions::{Heard, converse};
+use crate::site::Site;
+use crate::{admin, commit, ingest, packs};
+
+/// News of a node waiting for the foreman.
+const HEARD_MAX: usize = 256;
+
+/// The coordinator as its visitors meet it.
+pub(crate) struct Reception {
+    pub(crate) site: Arc<Site>,
+    pub(crate) foreman: ForemanDesk,
+}
+
+fn forbidden(text: String) -> Refusal {
+    Refusal::new(RefusalKind::Forbidden, text)
+}
+
+impl Visitors for Reception {
+    fn admit(&self, peer: &Peer, opening: &Opening) -> Result<(), Refusal> {
+        let own_site = peer.identity.site == self.site.guard.me().identity.site;
+        let allowed = match (opening, peer.identity.role) {
+            (Opening::Control | Opening::Ingest { .. }, Role::Agent)
+            | (Opening::Admin, Role::Operator)
+            | (Opening::Fetch { grant: None, .. }, Role::Operator)
+            | (Opening::Fetch { grant: Some(_), .. }, Role::Agent) => own_site,
+            (Opening::Control | Opening::Packs, Role::Proxy) => {
+                return match admin::is_known_proxy(&self.site, &peer.identity) {
+                    true => Ok(()),
+                    false => Err(forbidden(format!(
+                        "{} is not known here: introduce it with a token of this coordinator",
+                        peer.identity
+                    ))),
+                };
+            }
+            _ => false,
+        };
+        match allowed {
+            true => Ok(()),
+            false => Err(forbidden(format!("{} may not do this here", peer.identity))),
+        }
+    }
+
+    async fn serve(self: Arc<Self>, opening: Opening, visit: Visit) -> Result<(), LinkError> {
+        match opening {
+            Opening::Control => self.control(visit).await,
+            Opening::Ingest { job, generation } => self.ingest(job, generation, visit).await,
+            Opening::Fetch { point, grant } => self.fetch(point, grant, visit).await,
+            Opening::Packs => packs::serve(&self.site.repo, visit.sender, visit.receiver).await,
+            Opening::Admin => self.admin(visit).await,
+        }
+    }
+
+    async fn enrol(
+        self: Arc<Self>,
+        from: SocketAddr,
+        sender: Sender,
+        receiver: Receiver,
+    ) -> Result<(), LinkError> {
+        let site = &self.site;
+        match enrol::answer(&site.guard, &site.book, sender, receiver).await? {
+            Ok(identity) => {
+                if identity.role == Role::Proxy {
+                    admin::make_known(site, &identity);
+                }
+                site.record(
+                    &identity.to_string(),
+                    "enrol",
+                    &identity.to_string(),
+                    &from.to_string(),
+                );
+            }
+            Err(refusal) => {
+                site.record(&from.to_string(), "enrol.refused", "token", &refusal.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    fn turned_away(&self, from: SocketAddr, peer: Option<&Peer>, why: &str) {
+        let peer = peer.map_or_else(|| "a stranger".to_owned(), |peer| peer.identity.to_string());
+        tracing::warn!(%from, %peer, %why, "turned away");
+        self.site.record(&peer, "turned-away", &from.to_string(), why);
+    }
+}
+
+impl Reception {
+    async fn control(&self, visit: Visit) -> Result<(), LinkError> {
+        let site = &self.site;
+        let naming = match visit.peer.identity.role {
+            Role::Agent => serve::naming(&site.repo).ok(),
+            _ => None,
+        };
+        let welcome = Welcome { repo: site.repo.id(), now: site.now(), naming };
+        let revoked = revoked_identities(&site.guard.revocations().list());
+        let (heard, mut hearing) = mpsc::channel::<Heard>(HEARD_MAX);
+        let foreman = self.foreman.clone();
+        let passing_on = async move {
+            while let Some(heard) = hearing.recv().await {
+                foreman.tell(News::Heard(heard)).await;
+            }
+        };
+        let renew = |peer: &Peer, csr: &[u8]| site.guard.renew(peer, csr);
+        let talking = async {
+            let talked = converse(&site.sessions, welcome, revoked, renew, &heard, visit).await;
+            drop(heard);
+            talked
+        };
+        let (talked, ()) = tokio::join!(talking, passing_on);
+        talked
+    }
+
+    async fn ingest(
+        &self,
+        job: JobId,
+        generation: Generation,
+        mut visit: Visit,
+    ) -> Result<(), LinkError> {
+        let node: NodeName = visit.peer.identity.name.clone();
+        let ask = |reply| News::Ingest { job, generation, node, reply };
+        let plan = match self.foreman.ask(ask).await {
+            Ok(plan) => plan,
+            Err(refusal) => return refuse(&mut visit.sender, refusal, Vec::new()).await,
+        };
+        let repo = &self.site.repo;
+        let received = ingest::receive(repo, &mut visit.sender, &mut visit.receiver).await;
+        let received = match received {
+            Ok(received) => received,
+            Err(IngestError::Link(error)) => return Err(error),
+            Err(IngestError::Refused { refusal, lacking }) => {
+                return refuse(&mut visit.sender, refusal, lacking).await;
+            }
+            Err(IngestError::Worker) => {
+                let refusal = Refusal::new(RefusalKind::Internal, "a worker died");
+                return refuse(&mut visit.sender, refusal, Vec::new()).await;
+            }
+        };
+        self.foreman.tell(News::Streamed { job, generation }).await;
+        let (site, point) = (Arc::clone(&self.site), plan.point);
+        let committing =
+            tokio::task::spawn_blocking(move || commit::commit(&site, &plan, &received)).await;
+        let outcome = committing
+            .unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Internal, "a worker died")));
+        let told = outcome.clone();
+        self.foreman.tell(News::Committed { job, generation, outcome: told }).await;
+        match outcome {
+            Ok(_) => {
+                visit.sender.send(&ToAgent::Committed { point }).await?;
+                visit.sender.finish();
+                visit.sender.delivered().await;
+                Ok(())
+            }
+            Err(refusal) => refuse(&mut visit.sender, refusal, Vec::new()).await,
+        }
+    }
+
+    async fn fetch(
+        &self,
+        point: PointId,
+        grant: Option<JobId>,
+        visit: Visit,
+    ) -> Result<(), LinkError> {
+        if let Some(job) = grant {
+            let node = visit.peer.identity.name.clone();
+            let ask = |reply| News::Granted { job, node, point, reply };
+            if let Err(refusal) = self.foreman.ask(ask).await {
+                return serve::refuse(visit.sender, refusal).await;
+            }
+        }
+        let repo = self.site.repo.clone();
+        let body = tokio::task::spawn_blocking(move || serve::manifest_body(&repo, point)).await;
+        let body =
+            body.unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Internal, "a worker died")));
+        match body {
+            Ok(body) => serve::serve(&self.site.repo, body, visit.sender, visit.receiver).await,
+            Err(refusal) => serve::refuse(visit.sender, refusal).await,
+        }
+    }
+
+    async fn admin(&self, mut visit: Visit) -> Result<(), LinkError> {
+        let (request, _) = visit.receiver.expect::<Request>().await?;
+        let by = visit.peer.identity.to_string();
+        let response = admin::answer(&self.site, &self.foreman, request, by).await;
+        visit.sender.send(&response).await?;
+        visit.sender.finish();
+        visit.sender.delivered().await;
+        Ok(())
+    }
+}
+
+async fn refuse(
+    sender: &mut Sender,
+    refusal: Refusal,
+    lacking: Vec<strongroom_protocol::Reference>,
+) -> Result<(), LinkError> {
+    tracing::warn!(%refusal, "a stream was refused");
+    sender.send(&ToAgent::Refused { refusal, lacking }).await?;
+    sender.finish();
+    sender.delivered().await;
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! Looking into a repository for people: points as table rows, gaps and facts of a point, and
+//! what damage hurts by name. The same at both sites, because it needs nothing but the
+//! repository.
+
+use std::collections::{BTreeSet, HashSet};
+
+use strongroom_protocol::admin::{PointRef, PointRow, VerifiedReport, VerifyDepth};
+use strongroom_protocol::opening::{Refusal, RefusalKind};
+use strongroom_protocol::{BlobKind, Chain, ChunkId, PointId, Timestamp, WorkloadName};
+use strongroom_store::content::{ChunkExtent, Entry, Node};
+use strongroom_store::manifest::{GapList, Manifest, decode_gaps};
+use strongroom_store::repo::{Depth, Repo, VerifyReport};
+use strongroom_store::tree::{BlobSource, Damage, Flow, Tree, Visitor};
+
+/// Hurt files and directories named in one report.
+const HURT_NAMED_MAX: usize = 1000;
+/// Gaps named in one report.
+const GAPS_NAMED_MAX: usize = 1000;
+
+fn refused(kind: RefusalKind, error: &dyn std::error::Error) -> Refusal {
+    Refusal::new(kind, Chain(error).to_string())
+}
+
+/// A point as a table row; the copies are the caller's to fill in.
+pub fn point_row(manifest: &Manifest) -> PointRow {
+    let Manifest { head, body } = manifest;
+    PointRow {
+        id: head.point,
+        workload: body.workload_name.clone(),
+        moment: head.moment,
+        consistency: body.consistency.as_str().to_owned(),
+        files: body.stats.files,
+        bytes: body.stats.bytes,
+        stored_bytes: body.stats.stored_bytes,
+        gaps: body.gaps.count(),
+        copies: Vec::new(),
+    }
+}
+
+/// What a manifest says of its point, for people.
+pub fn facts(manifest: &Manifest) -> Vec<(String, String)> {
+    let body = &manifest.body;
+    let fact = |name: &str, value: String| (name.to_owned(), value);
+    let previous = body.previous.map_or_else(|| "none".to_owned(), |point| point.to_string());
+    vec![
+        fact("source", body.source.clone()),
+        fact("read by", body.agent.to_string()),
+        fact("policy", format!("{} (version {})", body.policy, body.policy_version)),
+        fact("consistency", body.consistency.as_str().to_owned()),
+        fact("held still", format!("{} ms", body.frozen_ms)),
+        fact("hooks", if body.hooks.is_empty() { "none".to_owned() } else { body.hooks.clone() }),
+        fact("previous point", previous),
+        fact("committed", body.committed.to_string()),
+        fact("software", body.software.clone()),
+    ]
+}
+
+/// What a point did not protect, each in a line.
+pub fn gaps(repo: &Repo, manifest: &Manifest) -> Result<Vec<String>, Refusal> {
+    let line = |gap: &strongroom_store::manifest::Gap| {
+        format!("{}: {} {}", gap.path.escape_ascii(), gap.reason.as_str(), gap.text)
+    };
+    match &manifest.body.gaps {
+        GapList::Inline(gaps) => Ok(gaps.iter().map(line).collect()),
+        GapList::Blob { id, .. } => {
+            let plain = BlobSource::plain(repo, BlobKind::Gaps, *id)
+                .map_err(|error| refused(RefusalKind::Damaged, &error))?;
+            let gaps =
+                decode_gaps(&plain).map_err(|error| refused(RefusalKind::Damaged, &error))?;
+            Ok(gaps.iter().take(GAPS_NAMED_MAX).map(line).collect())
+        }
+    }
+}
+
+/// The point a person means, among those known here.
+pub fn resolve(
+    known: &[(PointId, WorkloadName, Timestamp)],
+    wanted: &PointRef,
+) -> Result<PointId, Refusal> {
+    let unknown = |text: String| Refusal::new(RefusalKind::Unknown, text);
+    match wanted {
+        PointRef::Latest(workload) => known
+            .iter()
+            .filter(|(_, of, _)| of == workload)
+            .max_by_key(|(point, _, moment)| (*moment, *point))
+            .map(|(point, ..)| *point)
+            .ok_or_else(|| unknown(format!("no point of workload {workload} here"))),
+        PointRef::Id(text) => {
+            let plain: String = text.chars().filter(|c| *c != '-').collect();
+            let fits = |point: &PointId| {
+                let digits: String = point.to_string().chars().filter(|c| *c != '-').collect();
+                digits == plain || (plain.len() >= 4 && digits.ends_with(&plain))
+            };
+            let found: Vec<_> = known.iter().filter(|(point, ..)| fits(point)).collect();
+            match found.as_slice() {
+                [(point, ..)] => Ok(*point),
+                [] => Err(unknown(format!("no point {text} here"))),
+                several => {
+                    let text = format!("{text} fits {} points: give more digits", several.len());
+                    Err(Refusal::new(RefusalKind::Invalid, text))
+                }
+            }
+        }
+    }
+}
+
+/// Reads back what is stored and says what damage hurts, by point and file. Blocking.
+pub fn verify(repo: &Repo, depth: VerifyDepth) -> Result<VerifiedReport, Refusal> {
+    let began = std::time::Instant::now();
+    let depth = match depth {
+        VerifyDepth::Hashes => Depth::Hashes,
+        VerifyDepth::Plain => Depth::Plain,
+    };
+    let found = repo.verify(depth).map_err(|error| refused(RefusalKind::Unavailable, &error))?;
+    let (hurt, points_whole) = hurt(repo, &found)?;
+    Ok(VerifiedReport {
+        packs: found.packs,
+        bytes: found.bytes,
+        seconds_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        damaged_packs: found.damaged_packs.iter().map(|damaged| damaged.pack).collect(),
+        hurt,
+        points_whole,
+    })
+}
+
+fn hurt(repo: &Repo, found: &VerifyReport) -> Result<(Vec<String>, u64), Refusal> {
+    let points = repo.points().map_err(|error| refused(RefusalKind::Unavailable, &error))?;
+    let mut named = BTreeSet::new();
+    for damaged in &found.damaged_packs {
+        named.insert(format!("pack {}: {}", damaged.pack, damaged.problem));
+    }
+    for damaged in &found.damaged_points {
+        named.insert(format!("point {}: {}", damaged.point, damaged.problem));
+    }
+    if found.is_sound() {
+        return Ok((Vec::new(), points.len() as u64));
+    }
+    let lost: HashSet<ChunkId> =
+        found.damaged_packs.iter().flat_map(|damaged| damaged.blobs.iter().copied()).collect();
+    let mut whole = 0;
+    for (_, point) in points {
+        let manifest = match repo.point(point) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                named.insert(format!("point {point}: {}", Chain(&error)));
+                continue;
+            }
+        };
+        let tree = Tree::new(repo.clone(), manifest.body.root);
+        let name = format!("{} of {}", manifest.body.workload_name, manifest.head.moment);
+        let mut search = Search { tree: &tree, lost: &lost, point: name, named: Vec::new() };
+        tree.visit(&mut search);
+        whole += u64::from(search.named.is_empty());
+        named.extend(search.named);
+    }
+    Ok((named.into_iter().take(HURT_NAMED_MAX).collect(), whole))
+}
+
+/// Looks through a point for what needs lost blobs.
+struct Search<'t> {
+    tree: &'t Tree<Repo>,
+    lost: &'t HashSet<ChunkId>,
+    point: String,
+    named: Vec<String>,
+}
+
+impl Search<'_> {
+    /// A pack that is gone names no blobs: what it held is found to be nowhere.
+    fn is_lost(&self, id: ChunkId) -> bool {
+        let has = self.tree.source().has(&[id]);
+        self.lost.contains(&id) || has.is_ok_and(|has| has == [false])
+    }
+
+    fn name(&mut self, path: &[u8], why: &str) {
+        if self.named.len() < HURT_NAMED_MAX {
+            self.named.push(format!("{}: /{}: {why}", self.point, path.escape_ascii()));
+        }
+    }
+}
+
+impl Visitor for Search<'_> {
+    fn entry(&mut self, path: &[u8], entry: &Entry) -> Flow {
+        let Node::File { content, .. } = &entry.node else { return Flow::Continue };
+        for placed in self.tree.extents(content) {
+            let lost = match placed {
+                Ok(placed) => match placed.extent {
+                    ChunkExtent::Chunk { id, .. } => self.is_lost(id),
+                    ChunkExtent::Hole { .. } => false,
+                },
+                Err(_) => true,
+            };
+            if lost {
+                self.name(path, "part of the file is lost");
+                break;
+            }
+        }
+        Flow::Continue
+    }
+
+    fn damaged(&mut self, damage: &Damage) -> Flow {
+        self.name(&damage.path, "part of the directory is lost");
+        Flow::Continue
+    }
+}

@@ -1,0 +1,103 @@
+//! What the coordinator may order a proxy to do: replicate, write media, prove. Nothing here
+//! deletes.
+
+use std::sync::Arc;
+
+use strongroom_node::desk::{Task, Worker};
+use strongroom_protocol::Clock;
+use strongroom_protocol::control::{Ending, Progress, RetryAdvice, StepNews, Work};
+use strongroom_protocol::opening::{Refusal, RefusalKind};
+use strongroom_store::repo::Repo;
+use strongroom_store::tape::TapeLibrary;
+
+use crate::{aux, prove, replicate};
+
+/// The proxy's hands.
+pub(crate) struct Hands {
+    pub(crate) repo: Repo,
+    pub(crate) library: Option<Arc<dyn TapeLibrary>>,
+    /// One session on the media at a time: there may be one drive only.
+    pub(crate) drives: tokio::sync::Mutex<()>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+type Outcome = Result<(Progress, String), Refusal>;
+
+impl Hands {
+    async fn do_work(&self, task: &Task) -> Outcome {
+        match task.work.clone() {
+            Work::Replicate { point, bits_per_second_max } => {
+                replicate::replicate(&self.repo, task, point, bits_per_second_max)
+                    .await
+                    .map(|progress| (progress, "every pack checked against its name".to_owned()))
+                    .map_err(|error| error.refusal())
+            }
+            Work::Aux { set, points, .. } => {
+                let library = self.library()?;
+                let _drive = self.drives.lock().await;
+                let (repo, clock, task) =
+                    (self.repo.clone(), Arc::clone(&self.clock), task.clone());
+                blocking(move || aux::write_points(&repo, library, set, &points, clock, &task))
+                    .await
+            }
+            Work::Prove { set: None, point, .. } => {
+                let (repo, task) = (self.repo.clone(), task.clone());
+                blocking(move || prove::read_point(&repo, point, &task)).await
+            }
+            Work::Prove { set: Some(_), point, .. } => {
+                let library = self.library()?;
+                let _drive = self.drives.lock().await;
+                let repo = self.repo.clone();
+                blocking(move || prove::read_media(&repo, library, point)).await
+            }
+            Work::Protect(_) | Work::Recover(_) => {
+                Err(Refusal::new(RefusalKind::Invalid, "a proxy protects no workloads"))
+            }
+        }
+    }
+
+    fn library(&self) -> Result<Arc<dyn TapeLibrary>, Refusal> {
+        self.library.clone().ok_or_else(|| {
+            let text = "this proxy has no tape library; name one as `library` in its node.toml";
+            Refusal::new(RefusalKind::Unavailable, text)
+        })
+    }
+}
+
+async fn blocking(work: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Internal, "a worker died")))
+}
+
+const fn step_of(work: &Work) -> &'static str {
+    match work {
+        Work::Replicate { .. } => "replicate",
+        Work::Aux { .. } => "write-media",
+        Work::Prove { .. } => "prove",
+        Work::Protect(_) | Work::Recover(_) => "refuse",
+    }
+}
+
+impl Worker for Hands {
+    async fn perform(self: Arc<Self>, task: Task) -> Ending {
+        let step = step_of(&task.work);
+        task.step(step, StepNews::Started).await;
+        match self.do_work(&task).await {
+            Ok((progress, text)) => {
+                task.step(step, StepNews::Done(text.clone())).await;
+                Ending::Done { progress, text }
+            }
+            Err(refusal) if refusal.kind == RefusalKind::Cancelled => Ending::Cancelled,
+            Err(refusal) => {
+                tracing::warn!(job = %task.job, step, %refusal, "an order was not carried out");
+                task.step(step, StepNews::Failed(refusal.to_string())).await;
+                let retry = match refusal.kind {
+                    RefusalKind::Invalid | RefusalKind::Forbidden => RetryAdvice::Pointless,
+                    _ => RetryAdvice::Later,
+                };
+                Ending::Failed { refusal, retry }
+            }
+        }
+    }
+}

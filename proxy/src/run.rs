@@ -1,0 +1,162 @@
+//! A running proxy: opens its repository and library, keeps the door for operators of its
+//! site, stays connected to the coordinator. Without the coordinator everything here still
+//! lists and restores.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use strongroom_certs::{FileError, TokenBook, files};
+use strongroom_node::desk::Desk;
+use strongroom_node::door;
+use strongroom_node::guard::Guard;
+use strongroom_node::home::{Home, HomeError};
+use strongroom_node::uplink::{Course, Uplink};
+use strongroom_protocol::Clock;
+use strongroom_protocol::link::{Endpoint, LinkError};
+use strongroom_store::disk::LocalDisk;
+use strongroom_store::keys::VaultKey;
+use strongroom_store::repo::{Mode, Repo, RepoError};
+use strongroom_store::tape::{TapeError, TapeLibrary, VirtualLibrary};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::orders::Hands;
+use crate::visitors::Site;
+
+/// Orders waiting to be looked at.
+const ORDERS_MAX: usize = 64;
+
+/// Why a proxy does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProxyError {
+    /// Its directory is not usable.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// Its door cannot be opened.
+    #[error("the proxy cannot listen")]
+    Listen(#[from] LinkError),
+    /// `node.toml` lacks something.
+    #[error("{}: {lacking} is not set", path.display())]
+    Lacking { path: PathBuf, lacking: &'static str },
+    /// The vault key or the book of tokens.
+    #[error("the proxy's own files are not usable")]
+    File(#[from] FileError),
+    /// The vault key has the wrong length.
+    #[error("{} does not hold a vault key", path.display())]
+    VaultKey { path: PathBuf },
+    /// The repository.
+    #[error("the repository in {} cannot be opened", path.display())]
+    Repo { path: PathBuf, source: RepoError },
+    /// The tape library.
+    #[error("the tape library in {} cannot be opened", path.display())]
+    Library { path: PathBuf, source: TapeError },
+}
+
+/// A proxy whose parts are open.
+pub struct Proxy {
+    site: Arc<Site>,
+    hands: Arc<Hands>,
+    guard: Arc<Guard>,
+    endpoint: Endpoint,
+    course: Option<(String, strongroom_protocol::SiteName)>,
+    home: Home,
+    lock: std::fs::File,
+}
+
+impl Proxy {
+    /// Opens everything; nothing is served yet.
+    ///
+    /// # Errors
+    /// What cannot be opened is named.
+    pub fn open(home: Home, clock: Arc<dyn Clock>) -> Result<Self, ProxyError> {
+        let lock = home.lock()?;
+        let settings = home.settings().clone();
+        let guard = Arc::new(Guard::open(&home, Arc::clone(&clock))?);
+        let repo = open_repo(&home)?;
+        let library = settings.library.clone().map(|path| open_library(&home, path)).transpose()?;
+        let lacking = |lacking| ProxyError::Lacking { path: home.dir().to_owned(), lacking };
+        let listen = settings.listen.ok_or_else(|| lacking("listen"))?;
+        let endpoint = Endpoint::bind(listen, Some(guard.server_tls()?))?;
+        let hands = Arc::new(Hands {
+            repo: repo.clone(),
+            library: library.clone(),
+            drives: tokio::sync::Mutex::new(()),
+            clock,
+        });
+        let book = Arc::new(TokenBook::open(&home.path("tokens.json"))?);
+        let site =
+            Arc::new(Site { repo, hands: Arc::clone(&hands), guard: Arc::clone(&guard), book });
+        let at = settings.coordinator_site.unwrap_or(settings.site);
+        let course = settings.coordinator.map(|coordinator| (coordinator, at));
+        Ok(Self { site, hands, guard, endpoint, course, home, lock })
+    }
+
+    /// Where operators reach it.
+    ///
+    /// # Errors
+    /// The socket is gone.
+    pub fn address(&self) -> Result<std::net::SocketAddr, LinkError> {
+        self.endpoint.local_address()
+    }
+
+    /// Serves until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { site, hands, guard, endpoint, course, home, lock } = self;
+        let keeping = door::keep(endpoint, Arc::clone(&guard), site, stop.clone());
+        let renewing = renew_own(Arc::clone(&guard), stop.clone());
+        let obeying = async {
+            let Some((coordinator, coordinator_site)) = course else {
+                tracing::warn!("no coordinator is named: serving what is here");
+                return;
+            };
+            let desk = Desk::default();
+            let live = desk.clone();
+            let course = Course {
+                guard,
+                coordinator,
+                coordinator_site,
+                host: format!("proxy {}", home.dir().display()),
+                live: Arc::new(move || live.live()),
+            };
+            let (orders, heard) = mpsc::channel(ORDERS_MAX);
+            let (uplink, talking) = Uplink::start(course, orders, stop.clone());
+            desk.work(hands, uplink, heard, stop.clone()).await;
+            // The uplink ends by itself with `stop`.
+            let _ = talking.await;
+        };
+        tokio::join!(keeping, renewing, obeying);
+        drop(lock);
+    }
+}
+
+/// Renews the certificate of a node that holds its site's authority.
+async fn renew_own(guard: Arc<Guard>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        if guard.clock().now() < guard.renew_at() {
+            continue;
+        }
+        if let Err(error) = guard.renew_own() {
+            tracing::error!(error = %strongroom_protocol::Chain(&error), "renewal failed");
+        }
+    }
+}
+
+fn open_repo(home: &Home) -> Result<Repo, ProxyError> {
+    let path = home.vault_key();
+    let secret = files::read_private(&path)?;
+    let key = <[u8; 32]>::try_from(secret.expose()).map_err(|_| ProxyError::VaultKey { path })?;
+    let path = home.repo();
+    let disk = Arc::new(LocalDisk::new(&path));
+    Repo::open(disk, &VaultKey::from_bytes(key), Mode::Write)
+        .map_err(|source| ProxyError::Repo { path, source })
+}
+
+fn open_library(home: &Home, path: PathBuf) -> Result<Arc<dyn TapeLibrary>, ProxyError> {
+    let path = home.dir().join(path);
+    match VirtualLibrary::open(&path) {
+        Ok(library) => Ok(Arc::new(library)),
+        Err(source) => Err(ProxyError::Library { path, source }),
+    }
+}

@@ -1,0 +1,86 @@
+//! Who may come to a proxy, and for what: operators of its own site, to look and to restore.
+//! Orders come only over the uplink from the coordinator; nobody can delete here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use strongroom_certs::{Peer, TokenBook};
+use strongroom_node::door::{Visit, Visitors};
+use strongroom_node::guard::Guard;
+use strongroom_node::{enrol, serve};
+use strongroom_protocol::Role;
+use strongroom_protocol::admin::Request;
+use strongroom_protocol::link::{LinkError, Receiver, Sender};
+use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
+use strongroom_store::repo::Repo;
+
+use crate::admin;
+use crate::orders::Hands;
+
+/// What the proxy shows to those who come.
+pub(crate) struct Site {
+    pub(crate) repo: Repo,
+    pub(crate) hands: Arc<Hands>,
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) book: Arc<TokenBook>,
+}
+
+impl Visitors for Site {
+    fn admit(&self, peer: &Peer, opening: &Opening) -> Result<(), Refusal> {
+        let own_site = peer.identity.site == self.guard.me().identity.site;
+        match (opening, peer.identity.role) {
+            (Opening::Admin | Opening::Fetch { .. }, Role::Operator) if own_site => Ok(()),
+            _ => {
+                let text = format!(
+                    "{} has no business here: a proxy serves operators of its own site",
+                    peer.identity
+                );
+                Err(Refusal::new(RefusalKind::Forbidden, text))
+            }
+        }
+    }
+
+    async fn serve(self: Arc<Self>, opening: Opening, mut visit: Visit) -> Result<(), LinkError> {
+        match opening {
+            Opening::Fetch { point, .. } => {
+                let repo = self.repo.clone();
+                let body =
+                    tokio::task::spawn_blocking(move || serve::manifest_body(&repo, point)).await;
+                match body {
+                    Ok(Ok(body)) => {
+                        serve::serve(&self.repo, body, visit.sender, visit.receiver).await
+                    }
+                    Ok(Err(refusal)) => serve::refuse(visit.sender, refusal).await,
+                    Err(_) => Ok(()),
+                }
+            }
+            Opening::Admin => {
+                let (request, _) = visit.receiver.expect::<Request>().await?;
+                let response = admin::answer(&self, request).await;
+                visit.sender.send(&response).await?;
+                visit.sender.finish();
+                visit.sender.delivered().await;
+                Ok(())
+            }
+            Opening::Control | Opening::Ingest { .. } | Opening::Packs => Ok(()),
+        }
+    }
+
+    async fn enrol(
+        self: Arc<Self>,
+        from: SocketAddr,
+        sender: Sender,
+        receiver: Receiver,
+    ) -> Result<(), LinkError> {
+        match enrol::answer(&self.guard, &self.book, sender, receiver).await? {
+            Ok(identity) => tracing::info!(%from, %identity, "enrolled"),
+            Err(refusal) => tracing::warn!(%from, %refusal, "an enrolment was refused"),
+        }
+        Ok(())
+    }
+
+    fn turned_away(&self, from: SocketAddr, peer: Option<&Peer>, why: &str) {
+        let peer = peer.map_or_else(|| "a stranger".to_owned(), |peer| peer.identity.to_string());
+        tracing::warn!(%from, %peer, %why, "turned away");
+    }
+}
