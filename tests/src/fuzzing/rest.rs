@@ -220,7 +220,7 @@ pub(super) fn pack_seeds() -> Vec<Vec<u8>> {
     vec![bytes, unfinished]
 }
 
-/// Parcels as [`parcel`] reads them.
+/// Parcels as [`parcel()`] reads them.
 pub(super) fn parcel_seeds() -> Vec<Vec<u8>> {
     let flat = |parcel: Parcel| {
         let ParcelHead { kind, algorithm, plain_len, .. } = parcel.head;
