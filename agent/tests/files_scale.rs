@@ -1,5 +1,5 @@
-//! How fast a tree of very many files is read, and in how much memory. Run by hand:
-//! `STRONGROOM_FILES=1000000 STRONGROOM_PLACE=/dev/shm cargo test --test files_scale -- --ignored --nocapture`
+//! How fast a tree of very many files is read, and in how much memory. Run by hand, with
+//! `STRONGROOM_FILES=1000000 STRONGROOM_PLACE=/dev/shm` and `-- --ignored --nocapture`.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a measurement run by hand")]
 
