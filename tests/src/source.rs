@@ -167,7 +167,7 @@ fn closing(code: &str, open: usize) -> Option<usize> {
 
 fn test_ranges(code: &str, path: &str) -> Vec<Range<usize>> {
     let in_tests = path.starts_with("tests/") || path.contains("/tests/");
-    if in_tests || path.contains("/benches/") || path.ends_with("/tests.rs") {
+    if in_tests || path.contains("/benches/") || is_test_module(path) {
         return std::iter::once(0..usize::MAX).collect();
     }
     let mut found = Vec::new();
@@ -176,6 +176,11 @@ fn test_ranges(code: &str, path: &str) -> Vec<Range<usize>> {
         found.push(line_at(code, at)..line_at(code, body.end - 1) + 1);
     }
     found
+}
+
+/// Unit tests in a file of their own, named so: `tests.rs` or `x_tests.rs`.
+pub fn is_test_module(path: &str) -> bool {
+    path.ends_with("/tests.rs") || path.ends_with("_tests.rs")
 }
 
 /// Replaces comments and the insides of literals by blanks; lines stay where they are.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use strongroom_tests::source::{Rust, Text, has_word, texts};
+use strongroom_tests::source::{Rust, Text, has_word, is_test_module, texts};
 
 /// A file is read in one go.
 const FILE_LINES_MAX: usize = 400;
@@ -283,7 +283,7 @@ fn every_module_is_on_the_map() {
         .iter()
         .filter_map(|file| file.path.split_once("/src/").map(|(_, module)| (file.path, module)))
         .filter(|(_, module)| !matches!(*module, "lib.rs" | "main.rs"))
-        .filter(|(_, module)| !module.ends_with("/tests.rs"))
+        .filter(|(path, _)| !is_test_module(path))
         .filter(|(path, module)| !map.contains(path) && !has_word(map, module))
         .map(|(path, _)| format!("{path}:1: not named in ARCHITECTURE.md"))
         .collect();
