@@ -3,6 +3,16 @@
 
 pub mod hooks;
 pub mod oddities;
+pub mod pipeline;
 pub mod quiesce;
+pub mod recover;
 pub mod restore;
 pub mod workload;
+
+mod host;
+mod orders;
+mod protect;
+mod run;
+
+pub use host::host_mark;
+pub use run::{AgentError, run};

@@ -29,8 +29,9 @@ use crate::restore::apply::Owners;
 use crate::restore::directory::Directory;
 use crate::restore::fetch::Fetcher;
 use crate::restore::file::Part;
-use crate::restore::select::Selection;
 use crate::restore::walk::RestoreWalk;
+
+pub use crate::restore::select::Selection;
 
 /// Threads that fetch and write.
 pub const WRITERS_DEFAULT: usize = 3;

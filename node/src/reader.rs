@@ -56,6 +56,11 @@ impl RemotePoint {
         Ok((manifest, Self { wants, keys, received_bytes }))
     }
 
+    /// By which blobs are named here: what is there already need not be fetched.
+    pub const fn keys(&self) -> &AgentKeys {
+        &self.keys
+    }
+
     /// Payload bytes received so far.
     pub fn received_bytes(&self) -> u64 {
         self.received_bytes.load(std::sync::atomic::Ordering::Relaxed)

@@ -38,6 +38,19 @@ impl Selection {
         Ok(Self { paths, globs: (!globs.is_empty()).then_some(built) })
     }
 
+    /// From what an operator typed: a word with a glob's signs is a glob, any other a path from
+    /// the point's root.
+    ///
+    /// # Errors
+    /// Names the glob.
+    pub fn typed(words: &[String]) -> Result<Self, SelectionError> {
+        let is_glob = |word: &&String| word.contains(['*', '?', '[']);
+        let globs: Vec<String> = words.iter().filter(is_glob).cloned().collect();
+        let plain = words.iter().filter(|word| !is_glob(word));
+        let paths = plain.map(|word| word.trim_matches('/').as_bytes().to_vec()).collect();
+        Self::new(paths, &globs)
+    }
+
     /// Whether everything is wanted.
     pub const fn is_all(&self) -> bool {
         self.paths.is_empty() && self.globs.is_none()
