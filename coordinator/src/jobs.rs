@@ -3,11 +3,13 @@
 //! assigns, commits, and sees to it that what an agent left behind counts as undone only
 //! once the agent said so or came back without it.
 
+mod orders;
+mod reports;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use strongroom_protocol::control::{Ending, StepNews, ToNode};
-use strongroom_protocol::opening::{Refusal, RefusalKind};
+use strongroom_protocol::control::ToNode;
 use strongroom_protocol::{
     Chain, Generation, JobId, NodeName, PointId, Timestamp, WorkloadId, WorkloadName,
 };
@@ -15,15 +17,8 @@ use strongroom_protocol::{
 use crate::assign;
 use crate::catalog::CatalogError;
 use crate::foreman::{RecoverOrder, Reply};
-use crate::job::{
-    Cause, Event, FailClass, Job, Next, Output, RetryAdvice, RetryPolicy, Step, Task, WaitReason,
-};
+use crate::job::{Cause, Event, FailClass, Job, Next, Output, RetryAdvice, Step, WaitReason};
 use crate::site::Site;
-
-/// Tries of a job before a person must look: a host that reboots, a link that flaps, a night
-/// without the far site are sat out.
-const RETRY: RetryPolicy =
-    RetryPolicy { attempts_max: 60, pause_seconds_first: 2, pause_seconds_max: 300 };
 
 /// What an ingest stream is for.
 #[derive(Debug, Clone)]
@@ -53,10 +48,6 @@ struct Live {
 pub(crate) struct Jobs {
     site: Arc<Site>,
     live: BTreeMap<JobId, Live>,
-}
-
-fn unavailable(error: &CatalogError) -> Refusal {
-    Refusal::new(RefusalKind::Unavailable, Chain(error).to_string())
 }
 
 impl Jobs {
@@ -90,104 +81,6 @@ impl Jobs {
     fn keep(&mut self, job: Job, recover: Option<RecoverOrder>) {
         let live = Live { job, early: None, recover, workload: None };
         self.live.insert(live.job.id(), live);
-    }
-
-    /// The job that protects a workload now.
-    pub(crate) fn protecting(&self, workload: &WorkloadName) -> Option<JobId> {
-        let protects =
-            |job: &Job| matches!(job.task(), Task::Protect { workload: of, .. } if of == workload);
-        self.live.values().find(|live| protects(&live.job)).map(|live| live.job.id())
-    }
-
-    /// Creates a protect job.
-    pub(crate) fn protect(
-        &mut self,
-        workload: &WorkloadName,
-        slot: Option<Timestamp>,
-        by: &str,
-    ) -> Result<JobId, Refusal> {
-        let in_force = self.site.in_force();
-        let declared = in_force.declared.workloads.get(workload).ok_or_else(|| {
-            let known = in_force.declared.workloads.keys().map(WorkloadName::as_str);
-            let hint = closest(workload.as_str(), known);
-            Refusal::new(RefusalKind::Unknown, format!("no workload {workload} is declared{hint}"))
-        })?;
-        if let Some(job) = self.protecting(workload) {
-            let text = format!("job {} is protecting {workload} already", job.short());
-            return Err(Refusal::new(RefusalKind::Unavailable, text));
-        }
-        let now = self.site.now();
-        let task = Task::Protect {
-            workload: workload.clone(),
-            point: PointId::fresh(now.unix_ms()),
-            policy: declared.policy.clone(),
-            policy_version: in_force.version,
-            agent: declared.agent.clone(),
-            slot,
-        };
-        if slot.is_none() {
-            self.site.record(by, "protect", workload.as_str(), "");
-        }
-        self.create(task, None)
-    }
-
-    /// Creates a recover job.
-    pub(crate) fn recover(&mut self, order: RecoverOrder) -> Result<JobId, Refusal> {
-        let target = String::from_utf8_lossy(&order.target).into_owned();
-        let task = Task::Recover {
-            workload: order.workload.clone(),
-            point: order.point,
-            copy: crate::policy::primary(),
-            node: order.node.clone(),
-            target: target.clone(),
-            select: order.select.clone(),
-            by: order.by.clone(),
-        };
-        let subject = format!("point {} to {}:{target}", order.point, order.node);
-        self.site.record(&order.by, "recover", &subject, &order.select.join(" "));
-        self.create(task, Some(order))
-    }
-
-    fn create(&mut self, task: Task, recover: Option<RecoverOrder>) -> Result<JobId, Refusal> {
-        let now = self.site.now();
-        let id = JobId::fresh(now.unix_ms());
-        let event = Event::Created { job: id, task, retry: RETRY };
-        let job = self.site.catalog.append_event(id, &event, now).map_err(|e| unavailable(&e))?;
-        self.keep(job, recover);
-        self.advance(id);
-        Ok(id)
-    }
-
-    /// Asks a job to stop.
-    pub(crate) fn cancel(&mut self, job: JobId, by: &str) -> Result<(), Refusal> {
-        if !self.live.contains_key(&job) {
-            let text = format!("job {} is not live", job.short());
-            return Err(Refusal::new(RefusalKind::Unknown, text));
-        }
-        self.site.record(by, "cancel", &job.to_string(), "");
-        self.event(job, Event::CancelAsked { by: by.to_owned() });
-        if let Some(live) = self.live.get(&job) {
-            self.site.sessions.say(live.job.task().node(), ToNode::Cancel { job });
-        }
-        self.advance(job);
-        Ok(())
-    }
-
-    /// Whether an agent may read a point, for a restore an operator ordered.
-    pub(crate) fn granted(
-        &self,
-        job: JobId,
-        node: &NodeName,
-        point: PointId,
-    ) -> Result<(), Refusal> {
-        let fits = |job: &Job| {
-            matches!(job.task(), Task::Recover { point: of, node: at, .. }
-                if *of == point && at == node)
-        };
-        match self.live.get(&job) {
-            Some(live) if fits(&live.job) => Ok(()),
-            _ => Err(strongroom_node::reader::not_granted(point)),
-        }
     }
 
     /// Looks at every job that waits.
@@ -278,139 +171,6 @@ impl Jobs {
         }
     }
 
-    /// What a node reports of a step.
-    pub(crate) fn step(
-        &mut self,
-        node: &NodeName,
-        job: JobId,
-        generation: Generation,
-        step: &str,
-        news: StepNews,
-    ) {
-        if !self.is_current(node, job, generation) {
-            return;
-        }
-        let Some(step) = Step::ALL.iter().copied().find(|known| known.as_str() == step) else {
-            return;
-        };
-        match news {
-            StepNews::Started => self.event(job, Event::Started(step)),
-            StepNews::Done(text) => self.event(job, Event::Done(step, Output { text, gaps: 0 })),
-            StepNews::Undone => self.event(job, Event::Undone(step)),
-            // The ending that follows says what is to become of it.
-            StepNews::Failed(text) => tracing::info!(%job, %step, %text, "a step failed"),
-        }
-        self.admit_early(job);
-    }
-
-    fn is_current(&self, node: &NodeName, job: JobId, generation: Generation) -> bool {
-        self.live.get(&job).is_some_and(|live| {
-            live.job.task().node() == node && live.job.generation() == generation
-        })
-    }
-
-    /// How an assignment ended at its node.
-    pub(crate) fn ended(
-        &mut self,
-        node: &NodeName,
-        job: JobId,
-        generation: Generation,
-        ending: Ending,
-    ) {
-        if !self.is_current(node, job, generation) {
-            return;
-        }
-        match ending {
-            Ending::Done { progress, text } => {
-                self.site.note_progress(job, progress);
-                let landed = self.live.get(&job).is_some_and(|live| live.job.has_landed());
-                if !landed {
-                    return self.lose(job, FailClass::Internal, "the node ended without a point");
-                }
-                self.event(job, Event::Started(Step::Release));
-                self.event(job, Event::Done(Step::Release, Output { text, gaps: 0 }));
-                self.advance(job);
-            }
-            Ending::Failed { refusal, retry } => {
-                let class = match retry {
-                    strongroom_protocol::control::RetryAdvice::Pointless => FailClass::Refused,
-                    _ => FailClass::Source,
-                };
-                self.lose(job, class, &refusal.to_string());
-                if retry == strongroom_protocol::control::RetryAdvice::AtOnce {
-                    self.retry_now(job);
-                }
-            }
-            Ending::Cancelled => {
-                self.nothing_left(job);
-                self.advance(job);
-            }
-        }
-    }
-
-    /// An agent wants to send its blobs: granted once its reports have come as far.
-    pub(crate) fn ingest(
-        &mut self,
-        job: JobId,
-        generation: Generation,
-        node: &NodeName,
-        reply: Reply<IngestPlan>,
-    ) {
-        if !self.is_current(node, job, generation) {
-            let text = format!("job {} is not {node}'s in generation {generation}", job.short());
-            let _ = reply.send(Err(Refusal::new(RefusalKind::Stale, text)));
-            return;
-        }
-        if let Some(live) = self.live.get_mut(&job) {
-            live.early = Some((generation, reply));
-        }
-        self.admit_early(job);
-    }
-
-    fn admit_early(&mut self, job: JobId) {
-        let ready = self.live.get(&job).is_some_and(|live| {
-            live.early.is_some() && live.job.next_once_ready() == Next::Run(Step::Stream)
-        });
-        if !ready {
-            return;
-        }
-        self.event(job, Event::Started(Step::Stream));
-        let Some(live) = self.live.get_mut(&job) else { return };
-        let Some((_, reply)) = live.early.take() else { return };
-        let now = self.site.now();
-        let plan = assign::ingest_plan(&self.site, &live.job, live.workload, now);
-        // The agent may have given up waiting.
-        let _ = reply.send(plan);
-    }
-
-    /// Everything of the point is in the repository, and its commit begins.
-    pub(crate) fn streamed(&mut self, job: JobId, generation: Generation) {
-        if self.live.get(&job).is_some_and(|live| live.job.generation() == generation) {
-            self.event(job, Event::Done(Step::Stream, Output::default()));
-            self.event(job, Event::Started(Step::Commit));
-        }
-    }
-
-    /// The commit's outcome: how many gaps, or why it was refused.
-    pub(crate) fn committed(
-        &mut self,
-        job: JobId,
-        generation: Generation,
-        outcome: Result<u64, Refusal>,
-    ) {
-        if !self.live.get(&job).is_some_and(|live| live.job.generation() == generation) {
-            return;
-        }
-        match outcome {
-            Ok(gaps) => {
-                let output = Output { text: "durable".to_owned(), gaps };
-                self.event(job, Event::Done(Step::Commit, output));
-            }
-            // The agent is told, and its ending says what is to become of the job.
-            Err(refusal) => tracing::warn!(%job, %refusal, "a point was not committed"),
-        }
-    }
-
     /// Moves a job on as far as it goes without anybody else.
     fn advance(&mut self, job: JobId) {
         let now = self.site.now();
@@ -490,14 +250,4 @@ impl Jobs {
             }
         }
     }
-}
-
-/// A hint at the name that was probably meant.
-pub(crate) fn closest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
-    known
-        .map(|known| (strsim::damerau_levenshtein(name, known), known))
-        .filter(|(distance, _)| *distance <= 3)
-        .min()
-        .map(|(_, known)| format!(" (did you mean {known}?)"))
-        .unwrap_or_default()
 }

@@ -105,16 +105,13 @@ pub(super) fn token(
     Ok(Response::Token { text: text.to_string(), expires: token.expires })
 }
 
-/// The site proxies are of: noted when the organisation was set up.
+/// The site proxies are of.
 fn proxy_site(site: &Site) -> Result<SiteName, Refusal> {
-    let noted = std::fs::read_to_string(site.home.path("dr-site"));
-    let noted = noted.map_err(|_| {
-        invalid("no DR site is known: write its name into the file dr-site beside node.toml")
-    })?;
-    noted
-        .trim()
-        .parse()
-        .map_err(|error: strongroom_protocol::id::IdError| invalid(Chain(&error).to_string()))
+    site.home
+        .settings()
+        .dr_site
+        .clone()
+        .ok_or_else(|| invalid("node.toml names no dr_site, so no proxy can be introduced"))
 }
 
 /// Remembers a proxy that showed its token.
