@@ -5,6 +5,7 @@ pub mod fuzzing;
 pub mod net;
 pub mod samples;
 pub mod seeded;
+pub mod site;
 pub mod source;
 pub mod trust;
 
