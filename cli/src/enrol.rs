@@ -119,6 +119,7 @@ async fn enrol_agent(
         advertise: None,
         coordinator: Some(token.address.clone()),
         coordinator_site: None,
+        dr_site: None,
         certificate_seconds: NODE_LIFETIME_SECONDS,
         library: None,
         log: LogStyle::default(),

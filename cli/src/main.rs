@@ -1,6 +1,86 @@
-//! The `strongroom` tool.
+//! The `strongroom` tool: everything an operator does, every node in one program, and restoring
+//! when nothing else is left. This file is the table of contents; what a command does is in its
+//! own file under `commands`.
+
+mod commands;
 mod enrol;
+mod failure;
+mod human;
+mod lab;
+mod live;
 mod operator;
+mod output;
+mod point_at;
+mod progress;
+mod restoring;
+mod scene;
+mod secrets;
+mod session;
 mod setup;
+mod shelf;
+mod show;
+mod tar;
 mod vault;
-fn main() {}
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use strongroom_protocol::{Clock, SiteName, SystemClock};
+
+use crate::commands::Command;
+use crate::failure::Failure;
+use crate::output::{Format, Output};
+use crate::session::Session;
+
+/// Recovery points that are where they should be, and provably so.
+#[derive(Parser, Debug)]
+#[command(name = "strongroom", version, propagate_version = true)]
+struct Arguments {
+    /// Your directory, as `init` or `enrol` made it
+    #[arg(long, global = true, env = "STRONGROOM_HOME", value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// The site to talk to; the first known otherwise
+    #[arg(long, global = true, value_name = "SITE")]
+    site: Option<SiteName>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let format = if arguments.json { Format::Json } else { Format::People };
+    let out = Output::new(format, clock.now());
+    let session = Session {
+        home: arguments.home.unwrap_or_else(default_home),
+        site: arguments.site,
+        out: out.clone(),
+        clock,
+    };
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(Box::pin(arguments.command.run(&session))));
+    ExitCode::from(match ended {
+        Ok(ending) => ending.code(),
+        Err(failure) => {
+            if !failure.is_unheard() {
+                out.remark(&failure.to_string());
+            }
+            failure.code()
+        }
+    })
+}
+
+fn default_home() -> PathBuf {
+    std::env::home_dir().unwrap_or_default().join(".strongroom")
+}
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ use strongroom_node::ask::{AskError, ask};
 use strongroom_node::enrol::{EnrolFailure, resolve, unspecified};
 use strongroom_protocol::admin::{Request, Response};
 use strongroom_protocol::link::{Endpoint, Link, LinkError};
+use strongroom_protocol::opening::Refusal;
 use strongroom_protocol::{ALPN_NODE, Clock, NodeName, OrgName, Role, SiteName, Timestamp};
 
 /// The file that says which sites there are.
@@ -49,7 +50,7 @@ pub(crate) struct Context {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum OperatorError {
-    /// The conversation failed, or the node refused.
+    /// The conversation failed.
     #[error("{site} did not answer")]
     Ask { site: SiteName, source: AskError },
     /// The certificate for the site cannot be used.
@@ -70,6 +71,9 @@ pub(crate) enum OperatorError {
     /// Nobody answers there.
     #[error("nobody answers at {address}, where the {role} of {site} should be")]
     NobodyListens { site: SiteName, role: Role, address: String },
+    /// The node said no.
+    #[error("{site} refused")]
+    Refused { site: SiteName, source: Refusal },
     /// The address means nothing.
     #[error("the {role} of {site} cannot be found")]
     Resolve { site: SiteName, role: Role, source: EnrolFailure },
@@ -160,11 +164,6 @@ impl OperatorHome {
         Ok(files::write_private(&path, text.as_bytes())?)
     }
 
-    /// The directory.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// What `operator.toml` says.
     pub(crate) const fn settings(&self) -> &OperatorSettings {
         &self.settings
@@ -241,7 +240,7 @@ impl OperatorHome {
         let endpoint = Endpoint::bind(unspecified(socket), None).map_err(failed)?;
         let dialled = endpoint.dial(socket, Arc::new(tls));
         match tokio::time::timeout(PATIENCE, dialled).await {
-            Ok(Ok(link)) => Ok(Contact { link, context }),
+            Ok(Ok(link)) => Ok(Contact { link, context, until: when }),
             Ok(Err(error)) => Err(failed(error)),
             Err(_) => Err(OperatorError::NobodyListens { site, role, address }),
         }
@@ -253,13 +252,22 @@ impl OperatorHome {
 pub(crate) struct Contact {
     pub(crate) link: Link,
     pub(crate) context: Context,
+    /// When the operator's certificate ends.
+    pub(crate) until: Timestamp,
 }
 
 impl Contact {
     /// Asks one question; a refusal is an error.
     pub(crate) async fn ask(&self, request: &Request) -> Result<Response, OperatorError> {
-        ask(&self.link, request)
-            .await
-            .map_err(|source| OperatorError::Ask { site: self.context.site.clone(), source })
+        ask(&self.link, request).await.map_err(|error| self.failed(error))
+    }
+
+    /// What went wrong on this link, with whose it is.
+    pub(crate) fn failed(&self, error: AskError) -> OperatorError {
+        let site = self.context.site.clone();
+        match error {
+            AskError::Refused(source) => OperatorError::Refused { site, source },
+            source => OperatorError::Ask { site, source },
+        }
     }
 }

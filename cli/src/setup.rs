@@ -242,6 +242,7 @@ fn make_coordinator(
     let mut settings = settings(order, Role::Coordinator)?;
     settings.listen = Some(order.listen_coordinator);
     settings.advertise = Some(order.coordinator_address.clone());
+    settings.dr_site = Some(order.dr_site.clone());
     make_node(&site_dir.join("coordinator"), settings, authority, vault).map(|_| ())
 }
 
@@ -280,6 +281,7 @@ fn settings(order: &InitOrder, role: Role) -> Result<Settings, SetupError> {
         advertise: None,
         coordinator: None,
         coordinator_site: None,
+        dr_site: None,
         certificate_seconds: NODE_LIFETIME_SECONDS,
         library: None,
         log: strongroom_node::log::LogStyle::default(),

@@ -1,0 +1,117 @@
+//! The commands, one a file, and who carries out which.
+
+mod diff;
+mod dump;
+mod enrol;
+mod find;
+mod init;
+mod jobs;
+mod ls;
+mod media;
+mod operator;
+mod orders;
+mod pages;
+mod policy;
+mod protect;
+mod questions;
+mod restore;
+mod run_node;
+mod token;
+mod try_it;
+mod verify;
+
+use clap::{CommandFactory, Subcommand};
+use strongroom_protocol::admin::{Pinned, Request};
+
+use crate::Arguments;
+use crate::failure::{Ending, Failure};
+use crate::session::Session;
+
+/// Everything the tool can do.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    Try(try_it::TryArgs),
+    Init(init::InitArgs),
+    Token(token::TokenArgs),
+    Enrol(enrol::EnrolArgs),
+    #[command(hide = true)]
+    Run(run_node::RunArgs),
+    /// Say what needs attention at a site
+    Status,
+    /// List the nodes and whether they are connected
+    Nodes,
+    Revoke(orders::RevokeArgs),
+    Operator(operator::OperatorArgs),
+    Policy(policy::PolicyArgs),
+    WhatIf(policy::WhatIfArgs),
+    /// List what is protected
+    Workloads,
+    Protect(protect::ProtectArgs),
+    Jobs(jobs::JobsArgs),
+    Points(questions::PointsArgs),
+    Why(questions::WhyArgs),
+    Ls(ls::LsArgs),
+    Find(find::FindArgs),
+    Diff(diff::DiffArgs),
+    Dump(dump::DumpArgs),
+    Restore(restore::RestoreArgs),
+    Verify(verify::VerifyArgs),
+    Hold(orders::HoldArgs),
+    /// Keep a point until it is unpinned
+    Pin(orders::PinArgs),
+    /// Leave a point to its policy again
+    Unpin(orders::PinArgs),
+    Event(orders::EventArgs),
+    Media(media::MediaArgs),
+    Audit(questions::AuditArgs),
+    Prune(orders::PruneArgs),
+    Completions(pages::CompletionsArgs),
+    Man(pages::ManArgs),
+}
+
+impl Command {
+    /// Carries the command out.
+    pub(crate) async fn run(self, session: &Session) -> Result<Ending, Failure> {
+        match self {
+            Self::Try(args) => args.run().await,
+            Self::Init(args) => args.run(session).await,
+            Self::Token(args) => args.run(session).await,
+            Self::Enrol(args) => args.run(session).await,
+            Self::Run(args) => args.run(session).await,
+            Self::Operator(args) => args.run(session),
+            Self::Policy(args) => args.run(session).await,
+            Self::WhatIf(args) => args.run(session).await,
+            Self::Protect(args) => args.run(session).await,
+            Self::Jobs(args) => args.run(session).await,
+            Self::Ls(args) => args.run(session).await,
+            Self::Find(args) => args.run(session).await,
+            Self::Diff(args) => args.run(session).await,
+            Self::Dump(args) => args.run(session).await,
+            Self::Restore(args) => args.run(session).await,
+            Self::Verify(args) => args.run(session).await,
+            Self::Media(args) => args.run(session).await,
+            Self::Completions(args) => args.run(session, Arguments::command()),
+            Self::Man(args) => args.run(session, Arguments::command()),
+            asked => asked.ask(session).await,
+        }
+    }
+
+    /// The commands that are one question and its answer.
+    async fn ask(self, session: &Session) -> Result<Ending, Failure> {
+        let request = match self {
+            Self::Nodes => Request::Nodes,
+            Self::Workloads => Request::Workloads,
+            Self::Points(args) => args.request(),
+            Self::Why(args) => args.request(),
+            Self::Audit(args) => args.request(),
+            Self::Revoke(args) => args.request(&session.operator()?, session.site.as_ref())?,
+            Self::Hold(args) => args.request(),
+            Self::Pin(args) => args.request(Pinned::Yes),
+            Self::Unpin(args) => args.request(Pinned::No),
+            Self::Event(args) => args.request(session.clock.now())?,
+            Self::Prune(args) => args.request(),
+            _ => Request::Status,
+        };
+        session.tell(&request).await
+    }
+}

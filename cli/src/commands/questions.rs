@@ -1,0 +1,49 @@
+//! The commands that ask one question and print the answer, and nothing more: `status`,
+//! `nodes`, `workloads`, `points`, `why`, `audit`, `media list`.
+
+use clap::Args;
+use strongroom_protocol::WorkloadName;
+use strongroom_protocol::admin::{PointRef, Request};
+
+use crate::point_at::point;
+
+/// List the recovery points and the state of every copy
+#[derive(Args, Debug)]
+pub(crate) struct PointsArgs {
+    /// Of this workload only
+    workload: Option<WorkloadName>,
+}
+
+impl PointsArgs {
+    pub(crate) fn request(self) -> Request {
+        Request::Points { workload: self.workload }
+    }
+}
+
+/// Say where a point is, copy by copy, and why it is kept
+#[derive(Args, Debug)]
+pub(crate) struct WhyArgs {
+    /// An id, its last 8 or more digits, or latest:WORKLOAD
+    #[arg(value_parser = point())]
+    point: PointRef,
+}
+
+impl WhyArgs {
+    pub(crate) fn request(self) -> Request {
+        Request::Why { point: self.point }
+    }
+}
+
+/// Show who did what; the chain of records is checked on the way
+#[derive(Args, Debug)]
+pub(crate) struct AuditArgs {
+    /// How many records, newest first
+    #[arg(long, short = 'n', default_value_t = 50)]
+    most: u32,
+}
+
+impl AuditArgs {
+    pub(crate) const fn request(&self) -> Request {
+        Request::Audit { most: self.most }
+    }
+}

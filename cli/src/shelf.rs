@@ -1,0 +1,287 @@
+//! Media without any node: what cartridges hold, and a point brought from them into a staging
+//! directory that is then an ordinary repository. Promises that an interrupted staging goes on
+//! where it was, that only packs a selection needs stay on the disk, and that cartridges that
+//! are missing are named. Needs the recovery key or the passphrase, and nothing else.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use strongroom_agent::restore::select::Selection;
+use strongroom_protocol::{ChunkId, PackId, PointId, RepoId, Timestamp, WorkloadId};
+use strongroom_store::content::{ChunkExtent, Node};
+use strongroom_store::disk::{Disk, LocalDisk};
+use strongroom_store::keys::VaultKey;
+use strongroom_store::manifest::Manifest;
+use strongroom_store::media::{MediaError, MediaReader, MediumInfo};
+use strongroom_store::pack::{pack_path, read_footer};
+use strongroom_store::repo::{Mode, Repo, RepoKeys};
+use strongroom_store::tape::VirtualLibrary;
+use strongroom_store::tree::{Step, Tree};
+
+use crate::failure::{Failure, While};
+use crate::scene::{Scene, Source, Spot};
+use crate::vault::{Opener, unwrap};
+
+/// The cartridges in a library's directory.
+pub(crate) struct Shelf {
+    reader: MediaReader,
+}
+
+/// A point on media.
+pub(crate) struct MediaPoint {
+    pub(crate) point: PointId,
+    pub(crate) repo: RepoId,
+    pub(crate) workload: WorkloadId,
+    pub(crate) moment: Timestamp,
+    pub(crate) barcodes: BTreeSet<String>,
+    /// Where a key was given and the manifest opens.
+    pub(crate) manifest: Option<Manifest>,
+}
+
+/// What bringing data from media came to.
+#[derive(Debug, Default)]
+pub(crate) struct Brought {
+    pub(crate) packs: u64,
+    pub(crate) bytes: u64,
+    /// Chunks that no cartridge here gave.
+    pub(crate) lacking: usize,
+    /// Cartridges that may hold them.
+    pub(crate) wanted: BTreeSet<String>,
+}
+
+impl Shelf {
+    /// Looks at every cartridge once.
+    pub(crate) fn open(dir: &Path) -> Result<Self, Failure> {
+        let shown = dir.display();
+        let library =
+            VirtualLibrary::open(dir).doing(format!("cannot open the media in {shown}"))?;
+        Ok(Self { reader: MediaReader::open(Arc::new(library))? })
+    }
+
+    /// Every medium known.
+    pub(crate) fn media(&self) -> Vec<MediumInfo> {
+        self.reader.media()
+    }
+
+    /// The vault key of a repository, opened.
+    pub(crate) fn vault_key(&self, repo: RepoId, opener: &Opener) -> Result<VaultKey, Failure> {
+        let keys = RepoKeys::decode(&self.reader.keys(repo)?, "the keys file on the media")?;
+        Ok(unwrap(&keys, opener)?)
+    }
+
+    /// Every point known, newest first; with names where a key opens them.
+    pub(crate) fn points(&self, opener: Option<&Opener>) -> Result<Vec<MediaPoint>, Failure> {
+        let mut keys: HashMap<RepoId, VaultKey> = HashMap::new();
+        let mut points = Vec::new();
+        let barcodes: HashMap<_, _> =
+            self.media().into_iter().map(|medium| (medium.medium, medium.barcode)).collect();
+        for (point, held) in &self.reader.held().points {
+            if let (Some(opener), false) = (opener, keys.contains_key(&held.repo)) {
+                keys.insert(held.repo, self.vault_key(held.repo, opener)?);
+            }
+            let manifest = keys.get(&held.repo).and_then(|key| {
+                let bytes = self.reader.manifest(*point).ok()?;
+                Manifest::decode(&bytes, key.as_bytes()).ok()
+            });
+            let places = held.places.iter().filter_map(|place| barcodes.get(&place.medium));
+            points.push(MediaPoint {
+                point: *point,
+                repo: held.repo,
+                workload: held.workload,
+                moment: held.moment,
+                barcodes: places.map(ToString::to_string).collect(),
+                manifest,
+            });
+        }
+        points.sort_by_key(|point| (std::cmp::Reverse(point.moment), point.point));
+        Ok(points)
+    }
+
+    /// Brings a point's metadata into `staging` and looks into it.
+    pub(crate) fn stage(
+        &self,
+        staging: &Path,
+        point: PointId,
+        key: &VaultKey,
+    ) -> Result<Staged<'_>, Failure> {
+        let base = self.reader.stage_base(staging, point)?;
+        let lost = &base.metadata;
+        if !lost.missing.is_empty() {
+            let wanted: Vec<String> = lost.wanted.iter().map(ToString::to_string).collect();
+            let hint = match wanted.is_empty() {
+                true => "they are damaged on every cartridge here".to_owned(),
+                false => format!("insert {}", wanted.join(", ")),
+            };
+            let packs = lost.missing.len();
+            return Err(Failure::new(format!("{packs} packs of metadata are missing")).hint(hint));
+        }
+        let repo = open(staging, key)?;
+        Ok(Staged {
+            shelf: self,
+            disk: LocalDisk::new(staging),
+            key: key.clone(),
+            repo: base.repo,
+            data: base.data,
+            manifest: repo.point(point)?,
+            scene: Scene::open(Arc::new(repo.clone()), repo.point(point)?)?,
+            opened: repo,
+        })
+    }
+}
+
+/// A point whose metadata is staged.
+pub(crate) struct Staged<'shelf> {
+    shelf: &'shelf Shelf,
+    disk: LocalDisk,
+    key: VaultKey,
+    repo: RepoId,
+    data: HashSet<PackId>,
+    manifest: Manifest,
+    opened: Repo,
+    pub(crate) scene: Scene,
+}
+
+impl Staged<'_> {
+    /// Brings what the selection below `page` needs; `tell` hears how far it is. The scene
+    /// reads it afterwards.
+    pub(crate) fn bring(
+        &mut self,
+        staging: &Path,
+        page: ChunkId,
+        selection: &Selection,
+        tell: &mut dyn FnMut(&Brought),
+    ) -> Result<Brought, Failure> {
+        let mut lacking = needed(&self.scene.tree, page, selection)?;
+        let ids: Vec<ChunkId> = lacking.iter().copied().collect();
+        for (id, place) in ids.iter().zip(self.opened.place(&ids)?) {
+            if place.is_some() {
+                lacking.remove(id);
+            }
+        }
+        let mut brought = Brought::default();
+        if !lacking.is_empty() {
+            let here: HashSet<PackId> = self.opened.packs().into_iter().collect();
+            let wanted: HashSet<PackId> = self.data.difference(&here).copied().collect();
+            let fetched = self.shelf.reader.fetch_packs(&wanted, &mut |pack, source| {
+                let found = self.keep(staging, pack, source, &mut lacking)?;
+                if let Some(bytes) = found {
+                    brought.packs += 1;
+                    brought.bytes += bytes;
+                }
+                tell(&brought);
+                // Nothing is lacking any more: an error ends the reading early.
+                if lacking.is_empty() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+            });
+            match fetched {
+                Ok(report) => {
+                    brought.wanted = report.wanted.iter().map(ToString::to_string).collect();
+                }
+                Err(MediaError::Sink { .. }) if lacking.is_empty() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        brought.lacking = lacking.len();
+        // Opened again, so that it knows what was brought.
+        let repo = open(staging, &self.key)?;
+        let source: Source = Arc::new(repo.clone());
+        self.scene = Scene::open(source, self.manifest.clone())?;
+        self.opened = repo;
+        Ok(brought)
+    }
+
+    /// How blobs are named, to know what a target holds already.
+    pub(crate) const fn key(&self) -> &VaultKey {
+        &self.key
+    }
+
+    /// Puts a pack into the staging directory if anything lacking is in it; its length then.
+    fn keep(
+        &self,
+        staging: &Path,
+        pack: PackId,
+        source: &mut dyn Read,
+        lacking: &mut HashSet<ChunkId>,
+    ) -> io::Result<Option<u64>> {
+        let beside = format!("tmp/{pack}.staged");
+        let path = staging.join(&beside);
+        let bytes = {
+            let mut file = File::create(&path)?;
+            let bytes = io::copy(source, &mut file)?;
+            file.sync_all()?;
+            bytes
+        };
+        let file = self.disk.open(&beside).map_err(io::Error::other)?;
+        let (class, entries) = read_footer(&*file, self.repo).map_err(io::Error::other)?;
+        let before = lacking.len();
+        for entry in &entries {
+            lacking.remove(&entry.id);
+        }
+        if lacking.len() == before {
+            fs::remove_file(&path)?;
+            return Ok(None);
+        }
+        let place = staging.join(pack_path(class, pack));
+        fs::create_dir_all(place.parent().unwrap_or(staging))?;
+        fs::rename(&path, &place)?;
+        Ok(Some(bytes))
+    }
+}
+
+fn open(staging: &Path, key: &VaultKey) -> Result<Repo, Failure> {
+    let disk = Arc::new(LocalDisk::new(staging));
+    Repo::open(disk, key, Mode::Read).doing("cannot open what was staged")
+}
+
+/// Every chunk the selection needs. What cannot be read is told by the restore itself.
+fn needed(
+    tree: &Tree<Source>,
+    page: ChunkId,
+    selection: &Selection,
+) -> Result<HashSet<ChunkId>, Failure> {
+    let mut chunks = HashSet::new();
+    let mut walk = tree.walk_from(page, b"");
+    // Of each open directory: whether everything in it is wanted.
+    let mut open: Vec<bool> = Vec::new();
+    while let Some(step) = walk.next() {
+        match step {
+            Step::Damaged(_) => {}
+            Step::Leave { .. } => {
+                open.pop();
+            }
+            Step::Enter { path, entry } => {
+                let is_dir = entry.directory_page().is_some();
+                let within = open.last().copied().unwrap_or(false);
+                let wanted = within || selection.wants(&path, is_dir);
+                match (&entry.node, wanted) {
+                    (Node::Directory { .. }, false) if !selection.may_want_below(&path) => {
+                        walk.leave_out();
+                    }
+                    (Node::Directory { .. }, wanted) => open.push(wanted),
+                    (Node::File { content, .. }, true) => {
+                        let extents = tree.extents(content).filter_map(Result::ok);
+                        chunks.extend(extents.filter_map(|placed| match placed.extent {
+                            ChunkExtent::Chunk { id, .. } => Some(id),
+                            ChunkExtent::Hole { .. } => None,
+                        }));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(chunks)
+}
+
+/// The page of the directory a path means, its metadata, and the paths wanted in it.
+pub(crate) fn aim(
+    scene: &Scene,
+    path: &[u8],
+) -> Result<(ChunkId, Option<strongroom_store::content::Meta>, Vec<Vec<u8>>), Failure> {
+    Ok(match scene.spot(path)? {
+        Spot::Directory { page, meta } => (page, meta, Vec::new()),
+        Spot::Other { entry, parent } => (parent, None, vec![entry.name]),
+    })
+}

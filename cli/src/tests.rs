@@ -1,0 +1,66 @@
+//! The command line as clap sees it.
+
+use clap::{CommandFactory, Parser};
+
+use crate::Arguments;
+
+#[test]
+fn the_command_line_is_sound() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn commands_are_understood() {
+    for line in [
+        "init /srv/acme --org acme",
+        "token create agent db1 --minutes 5",
+        "enrol /var/lib/agent strongroom-token-1.abc --name db1",
+        "run agent /var/lib/agent",
+        "--json status --site dr",
+        "policy apply p.toml",
+        "what-if p.toml",
+        "protect web --wait",
+        "jobs list --live",
+        "points web",
+        "ls latest:web:/etc -R",
+        "find *.conf --workload web",
+        "diff 456789ab latest:web",
+        "diff 456789ab:etc --live /etc --full",
+        "dump 456789ab:etc/hosts -o hosts",
+        "restore 456789ab --to /back --select *.conf --from secondary",
+        "restore latest:web:/etc --on db1:/back --overwrite if-different",
+        "restore 456789ab --to /back --media /lib --recovery-key-file k",
+        "hold place audit 456789ab latest:web --why lawyers",
+        "pin 456789ab",
+        "event left-company --ended",
+        "media points --media /lib --passphrase",
+        "prune --apply",
+        "audit -n 5",
+        "completions bash",
+    ] {
+        let words = ["strongroom"].into_iter().chain(line.split(' '));
+        Arguments::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}
+
+#[test]
+fn nonsense_is_refused_as_usage() {
+    for line in [
+        "",
+        "token create king db1",
+        "ls web",
+        "diff 456789ab",
+        "diff 456789ab 456789ac --live /etc",
+        "restore 456789ab",
+        "restore 456789ab --to /a --on db1:/a",
+        "restore 456789ab --to /a --from primary --media /lib",
+        "restore 456789ab --to /a --overwrite maybe",
+        "hold place audit --why x",
+        "init /srv --org ACME",
+    ] {
+        let words =
+            ["strongroom"].into_iter().chain(line.split(' ').filter(|word| !word.is_empty()));
+        let refused = Arguments::try_parse_from(words).unwrap_err();
+        assert_eq!(refused.exit_code(), 2, "{line}");
+    }
+}
