@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use strongroom_node::crew::crew;
 use strongroom_protocol::blob::{BlobKind, Parcel, Reference};
 use strongroom_protocol::data::{FromAgent, ToAgent};
 use strongroom_protocol::link::{LinkError, Receiver, Sender};
@@ -15,11 +16,11 @@ use strongroom_protocol::{Chain, ChunkId, PointId};
 use strongroom_store::keys::AgentKeys;
 use strongroom_store::parcel::Compressor;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-/// Plaintext bytes between `put` and the wire: what a link of 150 ms at 1.7 Gbit/s needs.
-const IN_FLIGHT_BYTES: usize = 32 << 20;
+/// Plaintext bytes between `put` and the wire: what a link of 150 ms at 1 Gbit/s needs.
+const IN_FLIGHT_BYTES: usize = 20 << 20;
 /// Questions before their answers: a bound on items, far above what the bytes allow.
 const BATCHES_PENDING: usize = 64;
 /// Ids in one question.
@@ -40,7 +41,11 @@ pub enum PipelineError {
     Link(#[from] LinkError),
     /// The coordinator refused the point.
     #[error("the coordinator refused the point")]
-    Refused { #[source] refusal: Refusal, lacking: Vec<Reference> },
+    Refused {
+        #[source]
+        refusal: Refusal,
+        lacking: Vec<Reference>,
+    },
     /// Compression failed.
     #[error("cannot compress a chunk: {reason}")]
     Compress { reason: String },
@@ -82,9 +87,12 @@ enum Batch {
     End { root: Reference, draft: Bytes },
 }
 
+/// A chunk being compressed.
+type Packing = oneshot::Receiver<Result<Parcel, PipelineError>>;
+
 enum Outgoing {
     Ask { number: u64, ids: Vec<ChunkId> },
-    Blob { packing: JoinHandle<Result<Parcel, PipelineError>>, permit: OwnedSemaphorePermit },
+    Blob { packing: Packing, permit: OwnedSemaphorePermit },
     End { root: Reference, draft: Bytes },
 }
 
@@ -262,21 +270,22 @@ async fn wanted(receiver: &mut Receiver, expected: u64) -> Result<Vec<u8>, Pipel
     }
 }
 
-fn pack(item: Item) -> (JoinHandle<Result<Parcel, PipelineError>>, OwnedSemaphorePermit) {
+fn pack(item: Item) -> (Packing, OwnedSemaphorePermit) {
     thread_local! {
         static COMPRESSOR: std::cell::RefCell<Option<Compressor>> =
             const { std::cell::RefCell::new(None) };
     }
     let Item { reference, references, plain, permit } = item;
-    let packing = tokio::task::spawn_blocking(move || {
-        COMPRESSOR.with_borrow_mut(|kept| {
-            let mut compressor = kept.take().map_or_else(Compressor::new, Ok)?;
-            let Reference { kind, id } = reference;
-            let packed = compressor.pack_named(id, kind, references, &plain, LEVEL);
-            *kept = Some(compressor);
-            packed
-        })
-        .map_err(|error| PipelineError::Compress { reason: Chain(&error).to_string() })
+    let packing = crew().call(move || {
+        COMPRESSOR
+            .with_borrow_mut(|kept| {
+                let mut compressor = kept.take().map_or_else(Compressor::new, Ok)?;
+                let Reference { kind, id } = reference;
+                let packed = compressor.pack_named(id, kind, references, &plain, LEVEL);
+                *kept = Some(compressor);
+                packed
+            })
+            .map_err(|error| PipelineError::Compress { reason: Chain(&error).to_string() })
     });
     (packing, permit)
 }

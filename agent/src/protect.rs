@@ -17,7 +17,7 @@ use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
 use strongroom_protocol::{BlobKind, Chain, ChunkId, NodeName, PolicyName, Reference, Timestamp};
 use strongroom_store::cut::CutParams;
 use strongroom_store::keys::AgentKeys;
-use strongroom_store::manifest::{self, Body, GapList, GAPS_INLINE_MAX, Stats, encode_gaps};
+use strongroom_store::manifest::{self, Body, GAPS_INLINE_MAX, GapList, Stats, encode_gaps};
 use strongroom_store::tree::SinkError;
 
 use crate::hooks::{Hook, HookPair};
@@ -102,8 +102,9 @@ async fn take_view(
         journal: hands.journal.clone(),
         clock: Arc::clone(&hands.clock),
     };
-    let unavailable =
-        |error: &dyn std::error::Error| Refusal::new(RefusalKind::Unavailable, Chain(error).to_string());
+    let unavailable = |error: &dyn std::error::Error| {
+        Refusal::new(RefusalKind::Unavailable, Chain(error).to_string())
+    };
     let taken = tokio::task::spawn_blocking(move || {
         workload.discover().map_err(|error| unavailable(&error))?;
         let quiesced = workload.quiesce().map_err(|error| unavailable(&error))?;
@@ -119,7 +120,8 @@ async fn take_view(
         .await
         .unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Internal, "taking the view failed")))?;
     let evidence = &viewed.evidence;
-    let hooks: Vec<String> = evidence.hooks.iter().map(crate::hooks::HookOutcome::describe).collect();
+    let hooks: Vec<String> =
+        evidence.hooks.iter().map(crate::hooks::HookOutcome::describe).collect();
     for (step, text) in [
         ("quiesce", hooks.join("; ")),
         ("snapshot", consistency_of(evidence).as_str().to_owned()),

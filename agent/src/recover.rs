@@ -61,9 +61,8 @@ pub(crate) async fn perform(task: &Task, work: RecoverWork) -> Ending {
     let root = manifest.body.root;
     let keys = source.keys().clone();
     let writing = tokio::task::spawn_blocking(move || {
-        let selection = Selection::typed(&work.select).map_err(|error| {
-            Refusal::new(RefusalKind::Invalid, Chain(&error).to_string())
-        })?;
+        let selection = Selection::typed(&work.select)
+            .map_err(|error| Refusal::new(RefusalKind::Invalid, Chain(&error).to_string()))?;
         let whole = work.select.is_empty();
         let options = RestoreOptions {
             selection,
@@ -74,9 +73,9 @@ pub(crate) async fn perform(task: &Task, work: RecoverWork) -> Ending {
         let restorer = Restorer::new(options, flag);
         let tree = Tree::new(source, root);
         let (page, meta) = item(&tree)?;
-        restorer.run(&tree, page, whole.then_some(meta)).map_err(|error| {
-            Refusal::new(RefusalKind::Unavailable, Chain(&error).to_string())
-        })
+        restorer
+            .run(&tree, page, whole.then_some(meta))
+            .map_err(|error| Refusal::new(RefusalKind::Unavailable, Chain(&error).to_string()))
     });
     let written = writing
         .await

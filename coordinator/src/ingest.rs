@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use strongroom_node::crew::crew;
 use strongroom_protocol::blob::{BlobKind, PLAIN_BYTES_MAX, Parcel, REFERENCES_MAX, Reference};
 use strongroom_protocol::data::{ASK_IDS_MAX, FromAgent, ToAgent};
 use strongroom_protocol::link::{LinkError, Receiver, Sender};
@@ -15,8 +16,7 @@ use strongroom_store::page::decode_page;
 use strongroom_store::repo::{InsertError, Inserted, Repo};
 use strongroom_store::seal::Sealed;
 use strongroom_store::{parcel, seal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// Plaintext bytes of one stream being checked and sealed at a time.
 const CHECKING_BYTES: usize = 24 << 20;
@@ -70,7 +70,7 @@ struct Checked {
     plain_len: u32,
 }
 
-type Checking = (JoinHandle<Result<Checked, IngestError>>, OwnedSemaphorePermit);
+type Checking = (oneshot::Receiver<Result<Checked, IngestError>>, OwnedSemaphorePermit);
 
 /// Takes blobs until the agent says that was all. They are in the repository then, not yet
 /// durable: the commit's barrier sees to that.
@@ -83,8 +83,7 @@ pub(crate) async fn receive(
     let (checking, to_insert) = mpsc::channel(CHECKING_BLOBS);
     let inserting = {
         let (repo, stored) = (repo.clone(), Arc::clone(&stored));
-        let runtime = tokio::runtime::Handle::current();
-        tokio::task::spawn_blocking(move || insert_in_order(&repo, &runtime, to_insert, &stored))
+        tokio::task::spawn_blocking(move || insert_in_order(&repo, to_insert, &stored))
     };
     let budget = Arc::new(Semaphore::new(CHECKING_BYTES));
     let taken = take(repo, sender, receiver, &checking, &budget).await;
@@ -122,7 +121,7 @@ async fn take(
                 let permit = permit.map_err(|_| IngestError::Worker)?;
                 let repo = repo.clone();
                 let parcel = Parcel { head, payload: bulk };
-                let task = tokio::task::spawn_blocking(move || check(&repo, parcel));
+                let task = crew().call(move || check(&repo, parcel));
                 checking.send((task, permit)).await.map_err(|_| IngestError::Worker)?;
             }
             FromAgent::End { root } => return Ok((root, bulk)),
@@ -174,13 +173,12 @@ fn check(repo: &Repo, parcel: Parcel) -> Result<Checked, IngestError> {
 /// Inserts in the order of arrival, so that children are there before the pages naming them.
 fn insert_in_order(
     repo: &Repo,
-    runtime: &tokio::runtime::Handle,
     mut checking: mpsc::Receiver<Checking>,
     stored: &Stored,
 ) -> Result<(), IngestError> {
     while let Some((task, permit)) = checking.blocking_recv() {
         let Checked { sealed, references, plain_len } =
-            runtime.block_on(task).map_err(|_| IngestError::Worker)??;
+            task.blocking_recv().map_err(|_| IngestError::Worker)??;
         let sealed_bytes = sealed.bytes.len() as u64;
         match repo.insert(sealed, &references) {
             Ok(Inserted::New) => {

@@ -33,6 +33,9 @@ pub struct Settings {
     /// The site the coordinator must be of, where it is not our own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coordinator_site: Option<SiteName>,
+    /// The other site, whose proxy may be introduced to this coordinator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dr_site: Option<SiteName>,
     /// Life of certificates this node issues, in seconds.
     #[serde(default = "certificate_seconds")]
     pub certificate_seconds: u32,

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Bytes in flight on one stream: 150 ms at 800 Mbit/s.
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 /// Bytes in flight on one connection, and kept for sending again.
-const CONNECTION_WINDOW_BYTES: u32 = 24 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Kernel buffers: stock ones drop datagrams when the receiving task is descheduled.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Most streams a peer may have open at once: one control, some data, some questions.
