@@ -1,6 +1,7 @@
 //! The `strongroom` tool: everything an operator does, every node in one program, and restoring
 //! when nothing else is left. This file is the table of contents; what a command does is in its
 //! own file under `commands`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
 mod commands;
 mod enrol;

@@ -21,7 +21,7 @@ use strongroom_protocol::{ALPN_NODE, Clock, NodeName, OrgName, Role, SiteName, T
 /// The file that says which sites there are.
 pub(crate) const SETTINGS_FILE: &str = "operator.toml";
 /// A node that listens answers within this, wherever it is.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `operator.toml` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

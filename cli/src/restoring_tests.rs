@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use strongroom_agent::restore::compare::compare;
-use strongroom_agent::workload::files::{Options as Reading, protect};
 use strongroom_agent::workload::ChunkSink;
+use strongroom_agent::workload::files::{Options as Reading, protect};
 use strongroom_certs::{Cost, RecoveryKey};
 use strongroom_protocol::{
     BlobKind, ChunkId, PointId, Reference, RepoId, SystemClock, Timestamp, WorkloadId,
@@ -266,6 +266,7 @@ fn points_on_media_have_names_only_with_a_key() {
     assert!(without[0].manifest.is_none() && without[0].point == POINT);
     let with = shelf.points(Some(&Opener::Recovery(RECOVERY))).unwrap();
     assert_eq!(with[0].manifest.as_ref().unwrap().body.workload_name.as_str(), "web");
-    let lacking = Brought { lacking: 3, wanted: ["SR0002".to_owned()].into(), ..Brought::default() };
+    let lacking =
+        Brought { lacking: 3, wanted: ["SR0002".to_owned()].into(), ..Brought::default() };
     assert!(lacks(&lacking)[0].contains("insert SR0002"));
 }

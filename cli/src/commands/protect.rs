@@ -48,9 +48,9 @@ pub(crate) async fn watch(
 ) -> Result<Ending, Failure> {
     let mut line = Line::new(&session.out);
     let row = loop {
-        let row = match contact.ask(&Request::Job { job }).await? {
-            Response::Journal { job, .. } | Response::Job(job) => job,
-            _ => return Err(unexpected()),
+        let answer = contact.ask(&Request::Job { job }).await?;
+        let (Response::Journal { job: row, .. } | Response::Job(row)) = answer else {
+            return Err(unexpected());
         };
         if row.ended.is_some() {
             break row;

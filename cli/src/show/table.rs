@@ -1,10 +1,15 @@
 //! Tables without lines around them: a heading, rows, numbers to the right. As wide as the
 //! terminal at most; as wide as needed where nobody watches.
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{
+    Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets,
+};
 
 use crate::human;
 use crate::output::Face;
+
+/// The last column is not squeezed below this, in columns of the terminal: a word fits.
+const LAST_COLUMNS_MIN: u16 = 20;
 
 /// To which side a column leans.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,8 +39,14 @@ impl Sheet {
         let aligns: Vec<Align> = columns.iter().map(|(_, align)| *align).collect();
         let heads = columns.iter().map(|(head, _)| (*head).to_owned());
         table.set_header(heads.zip(&aligns).map(|(head, align)| cell(head, *align)));
-        for column in table.column_iter_mut() {
+        let last = columns.len().saturating_sub(1);
+        for (number, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, 2));
+            // Names and numbers are copied from here: only the last column is broken.
+            column.set_constraint(match number < last {
+                true => ColumnConstraint::ContentWidth,
+                false => ColumnConstraint::LowerBoundary(Width::Fixed(LAST_COLUMNS_MIN)),
+            });
         }
         Self { table, aligns, empty }
     }

@@ -19,11 +19,6 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::from_unix_seconds(1_800_000_000 + seconds)
 }
 
-fn golden(found: &str, expected: &str) {
-    let plain = |text: &str| text.trim_matches('\n').to_owned();
-    assert_eq!(plain(found), plain(expected), "\n{found}");
-}
-
 fn copy(name: &str, state: &str, proof: &str) -> CopyRow {
     CopyRow {
         copy: name.parse().unwrap(),
@@ -67,12 +62,22 @@ fn job() -> JobRow {
     }
 }
 
+/// `STRONGROOM_GOLDEN=print` prints the text as it is now, to be looked at and pinned.
 #[test]
-fn probe() {
-    for answer in samples() {
-        println!("=====\n{}", response(&answer, &face(None)));
+fn people_see_what_is_pinned() {
+    let mut found: String = samples()
+        .iter()
+        .map(|answer| format!("{}=====\n", response(answer, &face(None))))
+        .collect();
+    found.push_str(&response(&Response::Points(vec![point()]), &face(Some(90))));
+    if std::env::var("STRONGROOM_GOLDEN").as_deref() == Ok("print") {
+        println!("{found}");
     }
-    println!("=====\n{}", response(&Response::Points(vec![point()]), &face(Some(80))));
+    for (at, (line, pinned)) in found.lines().zip(include_str!("golden.txt").lines()).enumerate() {
+        assert_eq!(line, pinned, "line {} of golden.txt", at + 1);
+    }
+    assert_eq!(found.lines().count(), include_str!("golden.txt").lines().count());
+    assert!(!found.contains('\x1b'), "what a node says cannot move the cursor");
 }
 
 fn samples() -> Vec<Response> {
