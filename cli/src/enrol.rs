@@ -43,7 +43,7 @@ pub(crate) enum EnrolError {
     NoName,
     /// The operator's home.
     #[error("the operator's home cannot be used")]
-    Operator(#[from] OperatorError),
+    Operator(#[source] Box<OperatorError>),
     /// The directory is somebody else's.
     #[error("{} is the home of {found}, not of {wanted}", path.display())]
     OtherHome { path: PathBuf, found: String, wanted: String },
@@ -56,6 +56,12 @@ pub(crate) enum EnrolError {
     /// A coordinator is made by `init` and never enrols.
     #[error("a token makes no {role}")]
     Role { role: Role },
+}
+
+impl From<OperatorError> for EnrolError {
+    fn from(error: OperatorError) -> Self {
+        Self::Operator(Box::new(error))
+    }
 }
 
 impl EnrolError {
@@ -109,7 +115,7 @@ async fn enrol_agent(
     let identity = identity_of(order, token)?;
     refuse_other(&order.dir, &identity)?;
     let private = files::create_private_directory(&order.dir);
-    private.map_err(|error| EnrolError::Operator(error.into()))?;
+    private.map_err(OperatorError::from)?;
     let settings = Settings {
         org: identity.org.clone(),
         site: identity.site.clone(),

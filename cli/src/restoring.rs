@@ -72,9 +72,9 @@ pub(crate) async fn from_media(
         let found = find(shelf.points(Some(&opener))?, &wanted.point)?;
         let key = shelf.vault_key(found.repo, &opener)?;
         let mut staged = shelf.stage(&place, found.point, &key)?;
-        let (page, _, paths) = aim(&staged.scene, &wanted.path)?;
-        let selection = selection(paths, &wanted.select)?;
-        let brought = staged.bring(&place, page, &selection, &mut |so_far| {
+        let aim = aim(&staged.scene, &wanted.path)?;
+        let selection = selection(aim.names, &wanted.select)?;
+        let brought = staged.bring(&place, aim.page, &selection, &mut |so_far| {
             let bytes = human::bytes(so_far.bytes);
             line.say(format!("{} packs, {bytes} brought from media", so_far.packs));
         })?;
@@ -138,19 +138,19 @@ async fn carry_out(
     keys: Option<AgentKeys>,
 ) -> Result<Report, Failure> {
     let (stop, path) = (Arc::new(AtomicBool::new(false)), order.path.clone());
-    let (scene, (page, meta, paths)) = blocking(move || {
+    let (scene, aim) = blocking(move || {
         let aim = aim(&scene, &path)?;
         Ok((scene, aim))
     })
     .await?;
     let mut options = RestoreOptions::new(&order.target);
-    options.selection = selection(paths, &order.select)?;
+    options.selection = selection(aim.names, &order.select)?;
     options.overwrite = order.overwrite;
     options.keys = keys;
     options.owners = owners();
     let restorer = Restorer::new(options, Arc::clone(&stop));
     let progress = restorer.progress();
-    let running = blocking(move || Ok(restorer.run(&scene.tree, page, meta)?));
+    let running = blocking(move || Ok(restorer.run(&scene.tree, aim.page, aim.meta)?));
     tokio::pin!(running);
     let mut line = Line::new(&session.out);
     let mut tick = tokio::time::interval(TICK);

@@ -71,7 +71,7 @@ pub(crate) struct InitReport {
 pub(crate) enum SetupError {
     /// A certificate authority.
     #[error("the certificate authority of {whose} cannot be made")]
-    Authority { whose: String, source: CaError },
+    Authority { whose: String, source: Box<CaError> },
     /// A credential.
     #[error("the operator's certificate cannot be made")]
     Credential(#[from] EnrolError),
@@ -101,7 +101,7 @@ pub(crate) enum SetupError {
     NoRandomness(#[from] NoRandomness),
     /// The operator's home.
     #[error("the operator's home cannot be made")]
-    Operator(#[from] OperatorError),
+    Operator(#[source] Box<OperatorError>),
     /// A repository.
     #[error("a repository cannot be made")]
     Repo(#[from] RepoError),
@@ -111,6 +111,12 @@ pub(crate) enum SetupError {
     /// The vault key, for want of randomness.
     #[error("the vault key cannot be made")]
     VaultRandomness(#[from] strongroom_store::keys::NoRandomness),
+}
+
+impl From<OperatorError> for SetupError {
+    fn from(error: OperatorError) -> Self {
+        Self::Operator(Box::new(error))
+    }
 }
 
 /// Sets up an organisation with two sites.
@@ -159,7 +165,7 @@ pub(crate) fn issue_operator(
     let key = KeyPair::generate()?;
     let chain = authority
         .issue(&identity, &key.public(), now, OPERATOR_LIFETIME_SECONDS)
-        .map_err(|source| SetupError::Authority { whose: identity.to_string(), source })?;
+        .map_err(authority_of(&identity))?;
     Ok(Credential::of(chain, key, authority.root().clone())?)
 }
 
@@ -212,16 +218,12 @@ fn make(
     recovery: &RecoveryKey,
     dir: &Path,
 ) -> Result<(RootFingerprint, RepoId), SetupError> {
-    let failed = |whose: &dyn std::fmt::Display| {
-        let whose = whose.to_string();
-        move |source| SetupError::Authority { whose, source }
-    };
     let root = Root::create(&order.org, &order.passphrase, recovery, order.cost, order.now)
-        .map_err(failed(&order.org))?;
-    root.save(&dir.join(ORG)).map_err(failed(&order.org))?;
-    let authority = root.issue_site(&order.site, order.now).map_err(failed(&order.site))?;
+        .map_err(authority_of(&order.org))?;
+    root.save(&dir.join(ORG)).map_err(authority_of(&order.org))?;
+    let authority = root.issue_site(&order.site, order.now).map_err(authority_of(&order.site))?;
     let dr_authority =
-        root.issue_site(&order.dr_site, order.now).map_err(failed(&order.dr_site))?;
+        root.issue_site(&order.dr_site, order.now).map_err(authority_of(&order.dr_site))?;
     let repo = RepoId::fresh(order.now.unix_ms());
     let key = VaultKey::fresh()?;
     let wraps = vault::wrap(&key, repo, &order.passphrase, recovery, order.cost)?;
@@ -297,9 +299,7 @@ fn make_node(
     files::create_private_directory(dir)?;
     let site = settings.site.clone();
     let home = Home::create(dir, settings)?;
-    authority
-        .save(&home.authority())
-        .map_err(|source| SetupError::Authority { whose: site.to_string(), source })?;
+    authority.save(&home.authority()).map_err(authority_of(&site))?;
     files::write_private(&home.vault_key(), vault.key.as_bytes())?;
     Repo::create(&LocalDisk::new(home.repo()), &vault.setup, &vault.key)?;
     Ok(home)
@@ -330,6 +330,11 @@ fn make_operator(
         credential.save(&home.credential_dir(authority.site()))?;
     }
     Ok(())
+}
+
+fn authority_of(whose: &dyn std::fmt::Display) -> impl FnOnce(CaError) -> SetupError + use<> {
+    let whose = whose.to_string();
+    move |source| SetupError::Authority { whose, source: Box::new(source) }
 }
 
 fn name(text: &str) -> Result<NodeName, SetupError> {

@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use strongroom_agent::restore::select::Selection;
 use strongroom_protocol::{ChunkId, PackId, PointId, RepoId, Timestamp, WorkloadId};
-use strongroom_store::content::{ChunkExtent, Node};
+use strongroom_store::content::{ChunkExtent, Meta, Node};
 use strongroom_store::disk::{Disk, LocalDisk};
 use strongroom_store::keys::VaultKey;
 use strongroom_store::manifest::Manifest;
 use strongroom_store::media::{MediaError, MediaReader, MediumInfo};
 use strongroom_store::pack::{pack_path, read_footer};
 use strongroom_store::repo::{Mode, Repo, RepoKeys};
-use strongroom_store::tape::VirtualLibrary;
+use strongroom_store::tape::{TapeError, VirtualLibrary};
 use strongroom_store::tree::{Step, Tree};
 
 use crate::failure::{Failure, While};
@@ -55,9 +55,14 @@ pub(crate) struct Brought {
 impl Shelf {
     /// Looks at every cartridge once.
     pub(crate) fn open(dir: &Path) -> Result<Self, Failure> {
-        let shown = dir.display();
-        let library =
-            VirtualLibrary::open(dir).doing(format!("cannot open the media in {shown}"))?;
+        let library = VirtualLibrary::open(dir).map_err(|error| {
+            let used = matches!(error, TapeError::LibraryInUse { .. });
+            let failure = Failure::from(error);
+            match used {
+                true => failure.hint("stop the proxy that uses it, or restore --from secondary"),
+                false => failure.hint("name the directory of library.json and the cartridges"),
+            }
+        })?;
         Ok(Self { reader: MediaReader::open(Arc::new(library))? })
     }
 
@@ -275,13 +280,20 @@ fn needed(
     Ok(chunks)
 }
 
-/// The page of the directory a path means, its metadata, and the paths wanted in it.
-pub(crate) fn aim(
-    scene: &Scene,
-    path: &[u8],
-) -> Result<(ChunkId, Option<strongroom_store::content::Meta>, Vec<Vec<u8>>), Failure> {
+/// What a restore aims at.
+pub(crate) struct Aim {
+    /// The directory restored from.
+    pub(crate) page: ChunkId,
+    /// Its metadata, where the target is to become it.
+    pub(crate) meta: Option<Meta>,
+    /// The names wanted in it; none means everything.
+    pub(crate) names: Vec<Vec<u8>>,
+}
+
+/// A directory by itself, or one name in the directory around it.
+pub(crate) fn aim(scene: &Scene, path: &[u8]) -> Result<Aim, Failure> {
     Ok(match scene.spot(path)? {
-        Spot::Directory { page, meta } => (page, meta, Vec::new()),
-        Spot::Other { entry, parent } => (parent, None, vec![entry.name]),
+        Spot::Directory { page, meta } => Aim { page, meta, names: Vec::new() },
+        Spot::Other { entry, parent } => Aim { page: parent, meta: None, names: vec![entry.name] },
     })
 }

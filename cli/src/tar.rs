@@ -134,7 +134,7 @@ fn file(
                 let why = read
                     .err()
                     .map_or_else(|| "it ends early".to_owned(), |e| Chain(&e).to_string());
-                gap.get_or_insert(format!("zeros from byte {at} on: {why}"));
+                gap.get_or_insert_with(|| format!("zeros from byte {at} on: {why}"));
                 vec![0; usize::try_from(step).unwrap_or_default()]
             }
         };

@@ -89,17 +89,24 @@ fn told(report: &InitReport) -> String {
     let groups: Vec<&str> = text.split('-').collect();
     let lines: Vec<String> = groups.chunks(7).map(|line| line.join("-")).collect();
     let show = |path: &std::path::Path| path.display().to_string();
-    format!(
+    let mut told = format!(
         "RECOVERY KEY\n\n    {}-\n    {}\n\nWrite it on paper now: it is shown once and stored \
          nowhere. It opens everything\nwhen the passphrase is lost; with one copy of the data it \
          is all a restore needs.\n\nMove {} off this host and keep it offline; it is needed only \
-         to add sites.\n\nNext:\n  strongroom run coordinator {}\n  strongroom run proxy {}\n  \
-         export STRONGROOM_HOME={}\n  strongroom status\n",
+         to add sites.\n\nNext:\n",
         lines.first().map_or("", String::as_str),
         lines.get(1).map_or("", String::as_str),
         show(&report.org_dir),
-        show(&report.coordinator_dir),
-        show(&report.proxy_dir),
-        show(&report.operator_dir),
-    )
+    );
+    let proxy = show(&report.proxy_dir);
+    for step in [
+        format!("export STRONGROOM_HOME={}", show(&report.operator_dir)),
+        format!("strongroom run coordinator {} &", show(&report.coordinator_dir)),
+        format!("strongroom enrol {proxy} $(strongroom token create proxy proxy | head -1)"),
+        format!("strongroom run proxy {proxy} &"),
+        "strongroom status".to_owned(),
+    ] {
+        told.push_str(&format!("  {step}\n"));
+    }
+    told
 }
