@@ -105,7 +105,6 @@ fn order(root: &Path) -> SetOrder {
 }
 
 #[test]
-#[ignore = "Index::load keeps its read lock while it indexes packs and waits for itself"]
 fn a_repository_comes_back_from_media_alone() {
     let root = tempfile::tempdir().unwrap();
     let vault = root.path().join("vault");

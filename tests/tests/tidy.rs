@@ -41,6 +41,7 @@ const UNSAFE: &[(&str, &str)] = &[
 
 /// Files that may spawn tasks nobody joins by name, and why.
 const SPAWN: &[(&str, &str)] = &[
+    ("agent/src/orders.rs", "watches for a cancel, and is aborted with its guard"),
     ("agent/src/pipeline.rs", "its handle is kept by the driver that is returned"),
     ("coordinator/src/foreman.rs", "ticks until it is told to stop, and holds nothing"),
     ("node/src/desk.rs", "its handle is kept among the live jobs"),

@@ -37,7 +37,7 @@ impl Row {
 /// The table.
 pub(crate) fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN);
+    table.load_style(presets::UTF8_FULL_CONDENSED);
     let head = ["stage", "time", "read", "sent", "stored", "of source", "proof"];
     table.set_header(head.map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
     let bytes = |bytes: Option<u64>| bytes.map(human::bytes).unwrap_or_default();
