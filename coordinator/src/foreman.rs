@@ -209,7 +209,8 @@ impl Foreman {
             }
             let started = self.jobs.protect(&due.workload, Some(due.slot), "schedule");
             if let Err(refusal) = started {
-                tracing::error!(workload = %due.workload, %refusal, "a scheduled run did not start");
+                let workload = &due.workload;
+                tracing::error!(%workload, %refusal, "a scheduled run did not start");
             }
         }
     }

@@ -12,7 +12,7 @@ pub(crate) fn text(source: &Path, changing: &Path) -> anyhow::Result<String> {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     Ok(format!(
         r#"# The storage policy of the lab. Edit it, look at what would change with
-# `strongroom policy plan policy.toml`, and put it in force with `strongroom policy apply policy.toml`.
+# `strongroom policy plan policy.toml`, put it in force with `strongroom policy apply policy.toml`.
 
 [policy.standard]
 schedule = "daily 22:00"
