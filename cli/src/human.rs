@@ -61,7 +61,7 @@ pub(crate) fn relative(moment: Timestamp, now: Timestamp) -> String {
     let rounded = match seconds.unsigned_abs() {
         days if days >= 7 * 86_400 => days - days % 86_400,
         hours if hours >= 86_400 => hours - hours % 3600,
-        minutes if minutes >= 600 => minutes - minutes % 60,
+        minutes if minutes >= 60 => minutes - minutes % 60,
         seconds => seconds,
     };
     match (rounded, seconds < 0) {
@@ -146,7 +146,7 @@ mod tests {
         let cases = [
             (0, "now"),
             (-9, "9 s ago"),
-            (-250, "4 min 10 s ago"),
+            (-250, "4 min ago"),
             (-11_130, "3 h 5 min ago"),
             (90_000, "in 1 d 1 h"),
             (-800_000, "9 d ago"),

@@ -95,7 +95,7 @@ fn table(points: &[MediaPoint], face: &Face) -> String {
         ("MOMENT", Align::Left),
         ("FILES", Align::Right),
         ("SIZE", Align::Right),
-        ("CARTRIDGES", Align::Left),
+        ("CARTRIDGES", Align::Flow),
     ];
     let mut sheet = Sheet::new(&columns, "no points on these cartridges", face);
     for point in points {

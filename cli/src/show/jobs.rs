@@ -13,12 +13,12 @@ pub(super) fn jobs(rows: &[JobRow], face: &Face) -> String {
     let columns = [
         ("JOB", Align::Left),
         ("KIND", Align::Left),
-        ("SUBJECT", Align::Left),
+        ("SUBJECT", Align::Flow),
         ("NODE", Align::Left),
         ("STATE", Align::Left),
         ("BEGAN", Align::Left),
         ("TOOK", Align::Right),
-        ("DETAIL", Align::Left),
+        ("DETAIL", Align::Flow),
     ];
     let mut sheet = Sheet::new(&columns, "no jobs", face);
     for row in rows {
@@ -47,7 +47,7 @@ pub(super) fn job(row: &JobRow, face: &Face) -> String {
     };
     fact("state", &row.state);
     fact("step", row.step.as_deref().unwrap_or_default());
-    fact("detail", &row.detail);
+    fact("detail", if row.detail == row.state { "" } else { &row.detail });
     fact("node", &row.node.as_ref().map(ToString::to_string).unwrap_or_default());
     fact("began", &human::moment(row.created, &face.zone));
     fact("took", &took(row, face.now));
@@ -58,7 +58,7 @@ pub(super) fn job(row: &JobRow, face: &Face) -> String {
 
 /// A job with everything that happened to it.
 pub(super) fn journal(row: &JobRow, events: &[EventRow], face: &Face) -> String {
-    let columns = [("#", Align::Right), ("AT", Align::Left), ("EVENT", Align::Left)];
+    let columns = [("#", Align::Right), ("AT", Align::Left), ("EVENT", Align::Flow)];
     let mut sheet = Sheet::new(&columns, "nothing happened yet", face);
     for event in events {
         let at = event.at.to_jiff().to_zoned(face.zone.clone());
@@ -107,6 +107,8 @@ fn detail(row: &JobRow) -> String {
     match (&row.step, row.ended) {
         (Some(step), None) if row.detail.is_empty() => step.clone(),
         (Some(step), None) => format!("{step}: {}", row.detail),
+        // The column before says that it succeeded.
+        _ if row.detail == row.state => String::new(),
         _ => row.detail.clone(),
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn holds(rows: &[HoldRow], face: &Face) -> String {
         ("PLACED", Align::Left),
         ("BY", Align::Left),
         ("POINTS", Align::Left),
-        ("WHY", Align::Left),
+        ("WHY", Align::Flow),
     ];
     let mut sheet = Sheet::new(&columns, "no holds", face);
     for row in rows {
@@ -58,8 +58,8 @@ pub(super) fn audit(
         ("AT", Align::Left),
         ("WHO", Align::Left),
         ("ACTION", Align::Left),
-        ("SUBJECT", Align::Left),
-        ("DETAIL", Align::Left),
+        ("SUBJECT", Align::Flow),
+        ("DETAIL", Align::Flow),
     ];
     let mut sheet = Sheet::new(&columns, "no records", face);
     for row in records {

@@ -17,7 +17,7 @@ pub(super) fn points(rows: &[PointRow], face: &Face) -> String {
         ("SIZE", Align::Right),
         ("NEW", Align::Right),
         ("GAPS", Align::Right),
-        ("COPIES", Align::Left),
+        ("COPIES", Align::Flow),
     ];
     let mut sheet = Sheet::new(&columns, "no points yet", face);
     for row in rows {
@@ -67,7 +67,7 @@ pub(super) fn why(report: &WhyReport, face: &Face) -> String {
         ("PROVEN", Align::Left),
         ("SIZE", Align::Right),
         ("TOOK", Align::Right),
-        ("DETAIL", Align::Left),
+        ("DETAIL", Align::Flow),
     ];
     let mut sheet = Sheet::new(&columns, "no copy is known", face);
     for copy in &row.copies {
@@ -100,7 +100,7 @@ pub(super) fn verdicts(rows: &[VerdictRow], face: &Face) -> String {
         ("COPY", Align::Left),
         ("VERDICT", Align::Left),
         ("UNTIL", Align::Left),
-        ("REASONS", Align::Left),
+        ("REASONS", Align::Flow),
     ];
     let mut sheet = Sheet::new(&columns, "nothing is judged", face);
     for row in rows {

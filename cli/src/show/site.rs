@@ -52,7 +52,7 @@ pub(super) fn nodes(rows: &[NodeRow], face: &Face) -> String {
         ("LAST SEEN", Align::Left),
         ("CERTIFICATE ENDS", Align::Left),
         ("SOFTWARE", Align::Left),
-        ("HOST", Align::Left),
+        ("HOST", Align::Flow),
     ];
     let mut sheet = Sheet::new(&columns, "no nodes yet: `strongroom token create`", face);
     for row in rows {
@@ -76,7 +76,7 @@ pub(super) fn workloads(rows: &[WorkloadRow], face: &Face) -> String {
         ("WORKLOAD", Align::Left),
         ("KIND", Align::Left),
         ("AGENT", Align::Left),
-        ("SOURCE", Align::Left),
+        ("SOURCE", Align::Flow),
         ("POLICY", Align::Left),
         ("POINTS", Align::Right),
         ("LAST", Align::Left),
@@ -110,7 +110,7 @@ pub(super) fn media(rows: &[MediumRow], face: &Face) -> String {
         ("POINTS", Align::Right),
         ("USED", Align::Right),
         ("OF", Align::Right),
-        ("DETAIL", Align::Left),
+        ("DETAIL", Align::Flow),
     ];
     let mut sheet = Sheet::new(&columns, "no cartridges", face);
     for row in rows {

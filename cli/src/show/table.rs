@@ -8,12 +8,14 @@ use comfy_table::{
 use crate::human;
 use crate::output::Face;
 
-/// The last column is not squeezed below this, in columns of the terminal: a word fits.
-const LAST_COLUMNS_MIN: u16 = 20;
+/// Sentences are not squeezed below this, in columns of the terminal: a long word fits.
+const FLOW_COLUMNS_MIN: u16 = 26;
 
 /// To which side a column leans.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
+    /// To the left, and broken into lines where the terminal is narrow.
+    Flow,
     Left,
     Right,
 }
@@ -39,14 +41,8 @@ impl Sheet {
         let aligns: Vec<Align> = columns.iter().map(|(_, align)| *align).collect();
         let heads = columns.iter().map(|(head, _)| (*head).to_owned());
         table.set_header(heads.zip(&aligns).map(|(head, align)| cell(head, *align)));
-        let last = columns.len().saturating_sub(1);
-        for (number, column) in table.column_iter_mut().enumerate() {
+        for column in table.column_iter_mut() {
             column.set_padding((0, 2));
-            // Names and numbers are copied from here: only the last column is broken.
-            column.set_constraint(match number < last {
-                true => ColumnConstraint::ContentWidth,
-                false => ColumnConstraint::LowerBoundary(Width::Fixed(LAST_COLUMNS_MIN)),
-            });
         }
         Self { table, aligns, empty }
     }
@@ -58,10 +54,11 @@ impl Sheet {
     }
 
     /// The table as text, without blanks at the ends of lines.
-    pub(crate) fn finish(self) -> String {
+    pub(crate) fn finish(mut self) -> String {
         if self.table.row_count() == 0 {
             return format!("{}\n", self.empty);
         }
+        self.hold_together();
         let mut text = String::new();
         for line in self.table.lines() {
             text.push_str(line.trim_end());
@@ -69,11 +66,27 @@ impl Sheet {
         }
         text
     }
+
+    /// Names and numbers are copied from here: only sentences are broken.
+    fn hold_together(&mut self) {
+        let widths = self.table.column_max_content_widths();
+        let columns = self.table.column_iter_mut().zip(&self.aligns).zip(widths);
+        for ((column, align), width) in columns {
+            column.set_constraint(match align {
+                Align::Flow => {
+                    // Two more for the padding.
+                    let least = width.min(FLOW_COLUMNS_MIN).saturating_add(2);
+                    ColumnConstraint::LowerBoundary(Width::Fixed(least))
+                }
+                Align::Left | Align::Right => ColumnConstraint::ContentWidth,
+            });
+        }
+    }
 }
 
 fn cell(text: String, align: Align) -> Cell {
     Cell::new(text).set_alignment(match align {
-        Align::Left => CellAlignment::Left,
+        Align::Flow | Align::Left => CellAlignment::Left,
         Align::Right => CellAlignment::Right,
     })
 }

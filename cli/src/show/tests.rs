@@ -67,6 +67,7 @@ fn job() -> JobRow {
 fn people_see_what_is_pinned() {
     let mut found: String = samples()
         .iter()
+        .chain(&more_samples())
         .map(|answer| format!("{}=====\n", response(answer, &face(None))))
         .collect();
     found.push_str(&response(&Response::Points(vec![point()]), &face(Some(90))));
@@ -136,6 +137,11 @@ fn samples() -> Vec<Response> {
             last: Some(at(-600)),
             next: Some(at(600)),
         }]),
+    ]
+}
+
+fn more_samples() -> Vec<Response> {
+    vec![
         Response::Holds(vec![HoldRow {
             name: "audit".to_owned(),
             why: "lawyers".to_owned(),
