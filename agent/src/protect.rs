@@ -283,8 +283,8 @@ async fn tick(task: Task, counts: Arc<files::Progress>, counters: Arc<Counters>)
 
 fn told(counts: &files::Statistics, counters: &Counters, base: Progress) -> Progress {
     Progress {
-        files: counts.files + counts.unchanged,
-        bytes_seen: counts.file_bytes + counts.unchanged_bytes,
+        files: counts.files,
+        bytes_seen: counts.file_bytes,
         bytes_read: counts.read_bytes,
         bytes_sent: counters.sent_bytes.load(Ordering::Relaxed),
         gaps: counts.gaps,
@@ -326,10 +326,10 @@ impl Draft {
             frozen_ms: self.frozen_ms,
             root: protected.root,
             stats: Stats {
-                files: counts.files + counts.unchanged,
+                files: counts.files,
                 directories: counts.directories,
                 specials: counts.others,
-                bytes: counts.file_bytes + counts.unchanged_bytes,
+                bytes: counts.file_bytes,
                 read_bytes: counts.read_bytes,
                 chunks: counts.chunks,
                 ..Stats::default()
