@@ -2,11 +2,11 @@
 //! what damage hurts by name. The same at both sites, because it needs nothing but the
 //! repository.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use strongroom_protocol::admin::{PointRef, PointRow, VerifiedReport, VerifyDepth};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
-use strongroom_protocol::{BlobKind, Chain, ChunkId, PointId, Timestamp, WorkloadName};
+use strongroom_protocol::{BlobKind, Chain, ChunkId, PackId, PointId, Timestamp, WorkloadName};
 use strongroom_store::content::{ChunkExtent, Entry, Node};
 use strongroom_store::manifest::{GapList, Manifest, decode_gaps};
 use strongroom_store::repo::{Depth, Repo, VerifyReport};
@@ -135,8 +135,11 @@ fn hurt(repo: &Repo, found: &VerifyReport) -> Result<(Vec<String>, u64), Refusal
     if found.is_sound() {
         return Ok((Vec::new(), points.len() as u64));
     }
-    let lost: HashSet<ChunkId> =
-        found.damaged_packs.iter().flat_map(|damaged| damaged.blobs.iter().copied()).collect();
+    let damaged: HashMap<PackId, HashSet<ChunkId>> = found
+        .damaged_packs
+        .iter()
+        .map(|damaged| (damaged.pack, damaged.sound.iter().copied().collect()))
+        .collect();
     let mut whole = 0;
     for (_, point) in points {
         let manifest = match repo.point(point) {
@@ -147,8 +150,9 @@ fn hurt(repo: &Repo, found: &VerifyReport) -> Result<(Vec<String>, u64), Refusal
             }
         };
         let tree = Tree::new(repo.clone(), manifest.body.root);
-        let name = format!("{} of {}", manifest.body.workload_name, manifest.head.moment);
-        let mut search = Search { tree: &tree, lost: &lost, point: name, named: Vec::new() };
+        let (of, moment) = (&manifest.body.workload_name, manifest.head.moment);
+        let name = format!("point {} of {of}, {moment}", point.short());
+        let mut search = Search { tree: &tree, damaged: &damaged, point: name, named: Vec::new() };
         tree.visit(&mut search);
         whole += u64::from(search.named.is_empty());
         named.extend(search.named);
@@ -159,16 +163,18 @@ fn hurt(repo: &Repo, found: &VerifyReport) -> Result<(Vec<String>, u64), Refusal
 /// Looks through a point for what needs lost blobs.
 struct Search<'t> {
     tree: &'t Tree<Repo>,
-    lost: &'t HashSet<ChunkId>,
+    /// Damaged packs, with what in them was opened and holds.
+    damaged: &'t HashMap<PackId, HashSet<ChunkId>>,
     point: String,
     named: Vec<String>,
 }
 
 impl Search<'_> {
-    /// A pack that is gone names no blobs: what it held is found to be nowhere.
+    /// What lies nowhere, or in a damaged pack and was not opened there.
     fn is_lost(&self, id: ChunkId) -> bool {
-        let has = self.tree.source().has(&[id]);
-        self.lost.contains(&id) || has.is_ok_and(|has| has == [false])
+        let Ok(places) = self.tree.source().place(&[id]) else { return false };
+        let Some(Some(place)) = places.first() else { return true };
+        self.damaged.get(&place.pack).is_some_and(|sound| !sound.contains(&id))
     }
 
     fn name(&mut self, path: &[u8], why: &str) {

@@ -158,6 +158,12 @@ impl Inner {
         Ok(file)
     }
 
+    /// A pack's file as its name says now: one kept from before may be of a file removed since.
+    pub(super) fn reopened(&self, pack: PackId) -> Result<Arc<dyn ReadFile>, RepoError> {
+        self.readers().retain(|(held, _)| *held != pack);
+        self.reader(pack)
+    }
+
     /// A file kept from before, moved to where it is forgotten last.
     fn kept_reader(&self, pack: PackId) -> Option<Arc<dyn ReadFile>> {
         let mut readers = self.readers();

@@ -41,6 +41,16 @@ pub struct DamagedPack {
     /// The blobs that cannot be counted on: with [`Depth::Plain`] those that do not open, else
     /// all that the pack is known to hold.
     pub blobs: Vec<ChunkId>,
+    /// The blobs in it that were opened and hold, with [`Depth::Plain`]: whatever else is
+    /// thought to lie in this pack is not to be counted on.
+    pub sound: Vec<ChunkId>,
+}
+
+impl DamagedPack {
+    /// A pack of which nothing is left.
+    const fn lost(pack: PackId, problem: String) -> Self {
+        Self { pack, problem, blobs: Vec::new(), sound: Vec::new() }
+    }
 }
 
 /// A manifest that does not hold.
@@ -70,7 +80,7 @@ impl Repo {
         }
         for pack in self.health().missing_packs {
             let problem = "it is gone".to_owned();
-            report.damaged_packs.push(DamagedPack { pack, problem, blobs: Vec::new() });
+            report.damaged_packs.push(DamagedPack::lost(pack, problem));
         }
         for (workload, point) in self.points()? {
             report.points += 1;
@@ -85,11 +95,11 @@ impl Repo {
     /// Reads one pack back into the report.
     pub fn verify_pack(&self, pack: PackId, depth: Depth, report: &mut VerifyReport) {
         report.packs += 1;
-        let file = match self.inner.reader(pack) {
+        let file = match self.inner.reopened(pack) {
             Ok(file) => file,
             Err(error) => {
                 let problem = error.to_string();
-                report.damaged_packs.push(DamagedPack { pack, problem, blobs: Vec::new() });
+                report.damaged_packs.push(DamagedPack::lost(pack, problem));
                 return;
             }
         };
@@ -108,19 +118,21 @@ impl Repo {
         let entries = footer.or_else(|_| scan_forward(&*file, self.id()));
         let entries = entries.map_or_else(|_| Vec::new(), |(_, entries)| entries);
         report.blobs += entries.len() as u64;
-        let blobs: BTreeSet<ChunkId> = match depth {
-            Depth::Hashes => entries.iter().map(|entry| entry.id).collect(),
-            Depth::Plain => {
-                let bad = entries.iter().filter(|entry| !self.opens(&*file, entry));
-                bad.map(|entry| entry.id).collect()
-            }
-        };
+        let (mut sound, mut blobs) = (BTreeSet::new(), BTreeSet::new());
+        for entry in &entries {
+            let holds = depth == Depth::Plain && self.opens(&*file, entry);
+            if holds {
+                sound.insert(entry.id)
+            } else {
+                blobs.insert(entry.id)
+            };
+        }
         if depth == Depth::Plain && !blobs.is_empty() {
             problem.get_or_insert_with(|| "blobs in it do not open".to_owned());
         }
         if let Some(problem) = problem {
-            let blobs = blobs.into_iter().collect();
-            report.damaged_packs.push(DamagedPack { pack, problem, blobs });
+            let (blobs, sound) = (blobs.into_iter().collect(), sound.into_iter().collect());
+            report.damaged_packs.push(DamagedPack { pack, problem, blobs, sound });
         }
     }
 
