@@ -181,6 +181,12 @@ fn read(path: &Path, anchor: &Head, mut each: impl FnMut(Record)) -> Result<Veri
     Ok(Verified { records: head.seq, head, torn_bytes })
 }
 
+/// What the log says of itself.
+fn own(path: &Path, action: &str, detail: String) -> Entry {
+    let subject = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Entry { actor: "coordinator".to_owned(), action: action.to_owned(), subject, detail }
+}
+
 /// The log, open for appending. One process, one log.
 #[derive(Debug)]
 pub struct AuditLog {
@@ -197,11 +203,15 @@ struct End {
 
 impl AuditLog {
     /// Opens or begins the log and checks the whole chain, against `anchor` when one is known.
-    /// A torn last line is cut off; that is the log's next record.
+    /// A torn last line is cut off; that is the log's next record. A log that was moved away is
+    /// begun anew, and its first record says which record the one before had reached.
     pub fn open(path: &Path, anchor: Option<&Head>, now: Timestamp) -> Result<Self, AuditError> {
         let empty = Head::empty();
-        let verified = read(path, anchor.unwrap_or(&empty), |_| {})?;
         let failed = |source| AuditError::Io { path: path.to_owned(), source };
+        let is_there = path.try_exists().map_err(failed)?;
+        let moved_away = anchor.filter(|anchor| !is_there && anchor.seq > 0);
+        let anchor = if moved_away.is_some() { None } else { anchor };
+        let verified = read(path, anchor.unwrap_or(&empty), |_| {})?;
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true);
         let file = options.open(path).map_err(failed)?;
@@ -215,11 +225,13 @@ impl AuditLog {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
         let end = End { file, head: verified.head, bytes };
         let log = Self { path: path.to_owned(), end: Mutex::new(end) };
+        if let Some(Head { seq, hash }) = moved_away {
+            let detail = format!("the log anchored at record {seq} ({hash}) is not here any more");
+            log.append(own(path, "audit.begun", detail), now)?;
+        }
         if verified.torn_bytes > 0 {
-            let (actor, action) = ("coordinator".to_owned(), "audit.repaired".to_owned());
-            let subject = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let detail = format!("a torn last line of {} bytes was cut off", verified.torn_bytes);
-            log.append(Entry { actor, action, subject, detail }, now)?;
+            log.append(own(path, "audit.repaired", detail), now)?;
         }
         Ok(log)
     }
@@ -352,5 +364,10 @@ mod tests {
         let wrong = verify_against(&path, &head).unwrap_err();
         assert!(matches!(wrong, AuditError::Broken { seq: 3, .. }));
         assert!(AuditLog::open(&path, Some(&head), NOW).is_err());
+        std::fs::remove_file(&path).unwrap();
+        drop(AuditLog::open(&path, Some(&head), NOW).unwrap());
+        let (verified, begun) = tail(&path, 2).unwrap();
+        assert_eq!((verified.records, begun[0].action.as_str()), (1, "audit.begun"));
+        assert!(begun[0].detail.contains(&head.hash), "{}", begun[0].detail);
     }
 }
