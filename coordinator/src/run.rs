@@ -9,8 +9,9 @@ use strongroom_certs::{FileError, TokenBook, files};
 use strongroom_node::door;
 use strongroom_node::guard::Guard;
 use strongroom_node::home::{Home, HomeError};
+use strongroom_node::lasting::lasting_key;
 use strongroom_protocol::link::{Endpoint, LinkError};
-use strongroom_protocol::{Chain, Clock};
+use strongroom_protocol::{Chain, Clock, Identity, Role};
 use strongroom_store::disk::LocalDisk;
 use strongroom_store::keys::VaultKey;
 use strongroom_store::repo::{Mode, Repo, RepoError};
@@ -20,7 +21,7 @@ use crate::audit::{AuditError, AuditLog};
 use crate::catalog::{Catalog, CatalogError};
 use crate::site::{InForce, Parts, Site};
 use crate::visitors::Reception;
-use crate::{commit, foreman, policy};
+use crate::{admin, audit, commit, foreman, policy};
 
 /// The catalog's file in the coordinator's directory.
 pub const CATALOG_FILE: &str = "catalog.db";
@@ -82,23 +83,36 @@ impl Coordinator {
         let repo = open_repo(&home)?;
         let catalog = Catalog::open(&home.path(CATALOG_FILE))?;
         let anchor = catalog.audit_anchor()?;
-        let audit = AuditLog::open(&home.path(AUDIT_FILE), anchor.as_ref(), now)?;
+        let audit_path = home.path(AUDIT_FILE);
+        let audit_is_new = anchor.is_some() && !audit_path.exists();
+        let audit = AuditLog::open(&audit_path, anchor.as_ref(), now)?;
         let lacking = |lacking| CoordinatorError::Lacking { path: home.dir().to_owned(), lacking };
         let listen = home.settings().listen.ok_or_else(|| lacking("listen"))?;
         if guard.authority().is_none() {
             return Err(lacking("authority/"));
         }
-        let endpoint = Endpoint::bind(listen, Some(guard.server_tls()?))?;
+        let endpoint = Endpoint::listen(listen, guard.server_tls()?, lasting_key(&home)?)?;
         let book = Arc::new(TokenBook::open(&home.path("tokens.json"))?);
         let in_force = in_force(&catalog)?;
         let parts = Parts { home, guard, repo, catalog, audit, book, in_force };
         let site = Arc::new(Site::new(parts));
+        if audit_is_new {
+            let text = "the audit log was moved away and begins anew".to_owned();
+            site.alarm("audit", text);
+        }
         let found = commit::catch_up(&site).map_err(CoordinatorError::CatchUp)?;
+        if anchor.is_none() && found > 0 {
+            remember(&site);
+        }
         if found > 0 {
             tracing::warn!(points = found, "the catalog learnt of points from the repository");
         }
-        for (pack, why) in site.repo.health().unreadable_packs {
+        let health = site.repo.health();
+        for (pack, why) in health.unreadable_packs {
             site.alarm(&format!("pack {pack}"), format!("pack {pack} cannot be read: {why}"));
+        }
+        for pack in health.missing_packs {
+            site.alarm(&format!("pack {pack}"), format!("pack {pack} is gone"));
         }
         Ok(Self { site, endpoint, lock })
     }
@@ -138,6 +152,21 @@ impl Coordinator {
         let _ = put_away.await;
         Ok(())
     }
+}
+
+/// A catalog that was lost took more with it than the repository knows: the proxies that
+/// showed their token are in the audit log, the rest is for people.
+fn remember(site: &Site) {
+    let known = audit::tail(site.audit.path(), usize::MAX).map(|(_, records)| records);
+    let enrolled = known.into_iter().flatten().filter(|record| record.action == "enrol");
+    for identity in enrolled.filter_map(|record| record.subject.parse::<Identity>().ok()) {
+        if identity.role == Role::Proxy {
+            admin::make_known(site, &identity);
+        }
+    }
+    let text = "the catalog was lost and made anew: apply the policy again, and place holds, pins \
+                and events again, which the audit log names";
+    site.alarm("catalog", text.to_owned());
 }
 
 async fn renew_own(guard: &Guard, stop: CancellationToken) {
