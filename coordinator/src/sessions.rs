@@ -84,7 +84,8 @@ impl Sessions {
     }
 }
 
-/// Holds the conversation of one control stream to its end.
+/// Holds the conversation of one control stream to its end; returns why the node was refused,
+/// if it was.
 pub(crate) async fn converse(
     sessions: &Sessions,
     welcome: Welcome,
@@ -92,20 +93,20 @@ pub(crate) async fn converse(
     renew: impl Fn(&Peer, &[u8]) -> Result<Vec<Vec<u8>>, String> + Send + Sync,
     heard: &mpsc::Sender<Heard>,
     visit: Visit,
-) -> Result<(), LinkError> {
+) -> Result<Option<Refusal>, LinkError> {
     let Visit { peer, link, mut sender, mut receiver } = visit;
     let (message, _) = receiver.expect::<FromNode>().await?;
     let FromNode::Hello { software, host, live } = message else {
-        return Ok(());
+        return Ok(None);
     };
     let (say, mut unsent) = mpsc::channel(UNSENT_MAX);
     let identity = peer.identity.clone();
     let session = Session { identity, host, software, peer: Arc::clone(&peer), say, link };
     if let Err(refusal) = sessions.enter(&session) {
-        sender.send(&ToNode::Refused(refusal)).await?;
+        sender.send(&ToNode::Refused(refusal.clone())).await?;
         sender.finish();
         sender.delivered().await;
-        return Ok(());
+        return Ok(Some(refusal));
     }
     let node = session.identity.name.clone();
     let talk = async {
@@ -138,7 +139,7 @@ pub(crate) async fn converse(
     if sessions.leave(&session) {
         tell(heard, Heard::Left { identity: session.identity.clone() }).await;
     }
-    ended
+    ended.map(|()| None)
 }
 
 async fn tell(heard: &mpsc::Sender<Heard>, news: Heard) {

@@ -120,13 +120,17 @@ impl Reception {
             }
         };
         let renew = |peer: &Peer, csr: &[u8]| site.guard.renew(peer, csr);
+        let (from, peer) = (visit.link.address(), Arc::clone(&visit.peer));
         let talking = async {
             let talked = converse(&site.sessions, welcome, revoked, renew, &heard, visit).await;
             drop(heard);
             talked
         };
         let (talked, ()) = tokio::join!(talking, passing_on);
-        talked
+        if let Some(refusal) = talked? {
+            self.turned_away(from, Some(&peer), &refusal.to_string());
+        }
+        Ok(())
     }
 
     async fn ingest(
@@ -139,7 +143,10 @@ impl Reception {
         let ask = |reply| News::Ingest { job, generation, node, reply };
         let plan = match self.foreman.ask(ask).await {
             Ok(plan) => plan,
-            Err(refusal) => return refuse(&mut visit.sender, refusal, Vec::new()).await,
+            Err(refusal) => {
+                self.turned_away(visit.link.address(), Some(&visit.peer), &refusal.to_string());
+                return refuse(&mut visit.sender, refusal, Vec::new()).await;
+            }
         };
         let repo = &self.site.repo;
         let received = ingest::receive(repo, &mut visit.sender, &mut visit.receiver).await;
@@ -183,6 +190,7 @@ impl Reception {
             let node = visit.peer.identity.name.clone();
             let ask = |reply| News::Granted { job, node, point, reply };
             if let Err(refusal) = self.foreman.ask(ask).await {
+                self.turned_away(visit.link.address(), Some(&visit.peer), &refusal.to_string());
                 return serve::refuse(visit.sender, refusal).await;
             }
         }
