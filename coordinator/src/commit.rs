@@ -7,6 +7,7 @@ use strongroom_node::uplink::SOFTWARE;
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{BlobKind, Chain, PolicyName, Reference, Timestamp};
 use strongroom_store::manifest::{Body, Consistency, GapList, Head, Manifest, READER_VERSION};
+use strongroom_store::repo::RepoError;
 
 use crate::catalog::{PointRecord, PointStats};
 use crate::ingest::Received;
@@ -30,9 +31,11 @@ pub(crate) fn commit(site: &Site, plan: &IngestPlan, received: &Received) -> Res
     let file =
         manifest.encode(key.as_bytes()).map_err(|error| refused(RefusalKind::Internal, &error))?;
     if !site.repo.has_point(plan.point) {
-        site.repo
-            .commit_point(plan.workload, plan.point, &file)
-            .map_err(|error| refused(RefusalKind::Unavailable, &error))?;
+        site.repo.commit_point(plan.workload, plan.point, &file).map_err(|error| {
+            let is_incomplete = matches!(error, RepoError::Incomplete(_));
+            let kind = if is_incomplete { RefusalKind::Missing } else { RefusalKind::Unavailable };
+            refused(kind, &error)
+        })?;
     }
     let record = record(&manifest);
     let record = PointRecord { job: Some(plan.job), ..record };

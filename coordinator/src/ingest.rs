@@ -86,7 +86,11 @@ pub(crate) async fn receive(
         tokio::task::spawn_blocking(move || insert_in_order(&repo, to_insert, &stored))
     };
     let budget = Arc::new(Semaphore::new(CHECKING_BYTES));
-    let taken = take(repo, sender, receiver, &checking, &budget).await;
+    // The inserter may give up while the agent is silent: nobody waits for more then.
+    let taken = tokio::select! {
+        taken = take(repo, sender, receiver, &checking, &budget) => taken,
+        () = checking.closed() => Err(IngestError::Worker),
+    };
     drop(checking);
     let inserted = inserting.await.map_err(|_| IngestError::Worker)?;
     // The inserter's word comes first: a stream cut off by its failure only says "stopped".
