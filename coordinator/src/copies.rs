@@ -86,6 +86,11 @@ impl Copies {
         self.settle_at = None;
     }
 
+    /// Whether a copy task that is under way has this number.
+    pub(crate) fn makes(&self, job: JobId) -> bool {
+        self.busy.values().any(|busy| *busy == job)
+    }
+
     /// A node is here: what it does not work on any more is owed again.
     pub(crate) fn came(&mut self, node: &NodeName, live: &[(JobId, Generation)]) {
         let lost: Vec<JobId> = self

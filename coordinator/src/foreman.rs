@@ -220,7 +220,9 @@ impl Foreman {
             Heard::Came { session, live } => {
                 self.note(&session);
                 let node = session.identity.name.clone();
-                self.jobs.came(&node, &live);
+                let sagas: Vec<_> =
+                    live.iter().filter(|(job, _)| !self.copies.makes(*job)).copied().collect();
+                self.jobs.came(&node, &sagas);
                 self.copies.came(&node, &live);
             }
             Heard::Left { identity } => {
