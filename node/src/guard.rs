@@ -29,7 +29,7 @@ pub struct Guard {
 
 impl Guard {
     /// Opens the identity in `home`. A node that holds its site's authority issues its own
-    /// certificate when it has none or it has run out.
+    /// certificate when it has none, it has run out, or the clock went back to before it.
     pub fn open(home: &Home, clock: Arc<dyn Clock>) -> Result<Self, HomeError> {
         let dir = home.dir().to_owned();
         let revoked = home.path("revoked.json");
@@ -43,7 +43,7 @@ impl Guard {
         let now = clock.now();
         let loaded = Credential::load(&dir);
         let credential = match (&authority, loaded) {
-            (_, Ok(credential)) if credential.peer().not_after > now => credential,
+            (_, Ok(credential)) if counts_at(&credential.peer(), now) => credential,
             (Some(authority), _) => {
                 let identity = home.settings().identity();
                 let own = self_issued(authority, &identity, now, certificate_seconds)
@@ -193,6 +193,10 @@ pub(crate) fn finish_enrolment(
         intermediate: CertificateDer::from(intermediate),
     };
     Ok(asked.finish(chain, CertificateDer::from(root), pinned, now)?)
+}
+
+fn counts_at(peer: &Peer, now: Timestamp) -> bool {
+    (peer.not_before..peer.not_after).contains(&now)
 }
 
 fn self_issued(
