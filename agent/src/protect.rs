@@ -59,6 +59,10 @@ pub(crate) async fn perform(hands: &Arc<Hands>, task: &Task, work: ProtectWork) 
     };
     let viewed = match take_view(hands, task, &work).await {
         Ok(viewed) => viewed,
+        // A path that is not there is for a person to look at; the next run tries again.
+        Err(refusal) if refusal.kind == RefusalKind::Invalid => {
+            return failed(refusal, RetryAdvice::Pointless);
+        }
         Err(refusal) => return failed(refusal, RetryAdvice::Later),
     };
     let keys = AgentKeys { id_key: naming.id_key, cut_key: naming.cut_key };
@@ -106,7 +110,9 @@ async fn take_view(
         Refusal::new(RefusalKind::Unavailable, Chain(error).to_string())
     };
     let taken = tokio::task::spawn_blocking(move || {
-        workload.discover().map_err(|error| unavailable(&error))?;
+        workload
+            .discover()
+            .map_err(|error| Refusal::new(RefusalKind::Invalid, Chain(&error).to_string()))?;
         let quiesced = workload.quiesce().map_err(|error| unavailable(&error))?;
         quiesced
             .view(|| {
@@ -256,7 +262,7 @@ fn conclude(
         }
         (Err(error @ (ProtectError::Root { .. } | ProtectError::Rules(_))), _) => {
             let refusal = Refusal::new(RefusalKind::Invalid, Chain(&error).to_string());
-            Err(Trouble::Refused(refusal, RetryAdvice::Later))
+            Err(Trouble::Refused(refusal, RetryAdvice::Pointless))
         }
         (_, Err(error)) if !matches!(error, PipelineError::Stopped) => {
             let refusal = Refusal::new(RefusalKind::Unavailable, Chain(&error).to_string());
