@@ -10,6 +10,7 @@ pub mod enrol;
 pub mod guard;
 pub mod home;
 pub mod inspect;
+pub mod lasting;
 pub mod log;
 pub mod reader;
 pub mod run;

@@ -1,7 +1,8 @@
-//! The only file (with its two rooms) that knows QUIC: dial, accept, typed send and receive,
+//! The only file (with its three rooms) that knows QUIC: dial, accept, typed send and receive,
 //! back-off. Whom to trust is decided by the TLS configurations handed in.
 
 mod backoff;
+mod lasting;
 mod transport;
 
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 
 pub use backoff::Backoff;
+pub use lasting::LastingKey;
 
 use crate::frame::{Decoder, Frame, FrameError, Message, decode, encode};
 
@@ -91,17 +93,30 @@ impl Endpoint {
         address: SocketAddr,
         server: Option<Arc<rustls::ServerConfig>>,
     ) -> Result<Self, LinkError> {
+        Self::bind_as(quinn::EndpointConfig::default(), address, server)
+    }
+
+    /// Binds `address` and accepts there. Peers of an earlier process with the same key are
+    /// told that their connection is gone.
+    pub fn listen(
+        address: SocketAddr,
+        server: Arc<rustls::ServerConfig>,
+        key: LastingKey,
+    ) -> Result<Self, LinkError> {
+        Self::bind_as(key.endpoint(), address, Some(server))
+    }
+
+    fn bind_as(
+        endpoint: quinn::EndpointConfig,
+        address: SocketAddr,
+        server: Option<Arc<rustls::ServerConfig>>,
+    ) -> Result<Self, LinkError> {
         let failed = |error: std::io::Error| LinkError::Bind { address, reason: error.to_string() };
         let socket = transport::bound_socket(address).map_err(failed)?;
         let server = server.map(quic_server).transpose()?;
         let config = server.clone().map(|server| server_config(server, address));
-        let quinn = quinn::Endpoint::new(
-            quinn::EndpointConfig::default(),
-            config,
-            socket,
-            Arc::new(quinn::TokioRuntime),
-        )
-        .map_err(failed)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let quinn = quinn::Endpoint::new(endpoint, config, socket, runtime).map_err(failed)?;
         Ok(Self { quinn, server })
     }
 
@@ -115,7 +130,7 @@ impl Endpoint {
         let failed = |error: std::io::Error| LinkError::Bind { address, reason: error.to_string() };
         let server = server.map(quic_server).transpose()?;
         let config = server.clone().map(|server| server_config(server, address));
-        let mut endpoint = quinn::EndpointConfig::default();
+        let mut endpoint = LastingKey::new(seed).endpoint();
         endpoint.rng_seed(Some(seed));
         let runtime = Arc::new(quinn::TokioRuntime);
         let quinn = quinn::Endpoint::new_with_abstract_socket(endpoint, config, socket, runtime)

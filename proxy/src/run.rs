@@ -10,6 +10,7 @@ use strongroom_node::desk::Desk;
 use strongroom_node::door;
 use strongroom_node::guard::Guard;
 use strongroom_node::home::{Home, HomeError};
+use strongroom_node::lasting::lasting_key;
 use strongroom_node::uplink::{Course, Uplink};
 use strongroom_protocol::Clock;
 use strongroom_protocol::link::{Endpoint, LinkError};
@@ -77,7 +78,7 @@ impl Proxy {
         let library = settings.library.clone().map(|path| open_library(&home, path)).transpose()?;
         let lacking = |lacking| ProxyError::Lacking { path: home.dir().to_owned(), lacking };
         let listen = settings.listen.ok_or_else(|| lacking("listen"))?;
-        let endpoint = Endpoint::bind(listen, Some(guard.server_tls()?))?;
+        let endpoint = Endpoint::listen(listen, guard.server_tls()?, lasting_key(&home)?)?;
         let hands = Arc::new(Hands {
             repo: repo.clone(),
             library: library.clone(),

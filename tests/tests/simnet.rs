@@ -197,3 +197,20 @@ async fn a_restarted_host_takes_its_address_again() {
         server.close("restart");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn peers_of_a_killed_host_are_told_by_the_one_that_follows_it() {
+    let net = SimNet::new(47, Path::lan());
+    let (identity, trust) = tls();
+    let client = Endpoint::over(net.socket(address(1)), None, [1; 32]).unwrap();
+    let key = [2; 32];
+    let killed = Endpoint::over(net.socket(address(2)), Some(identity.clone()), key).unwrap();
+    let accept = async { killed.accept().await.unwrap().enter().await };
+    let (dialled, accepted) = tokio::join!(client.dial(address(2), trust.clone()), accept);
+    let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
+    transfer(&dialled, &accepted, 1).await.unwrap();
+    // From here on the first one hears nothing: its address is the second one's.
+    let _follower = Endpoint::over(net.socket(address(2)), Some(identity), key).unwrap();
+    let told = timeout(Duration::from_secs(6), dialled.accept()).await;
+    assert!(matches!(told, Ok(Err(LinkError::Lost { .. }))), "{:?}", told.map(|_| ()));
+}
