@@ -2,6 +2,8 @@
 //! is unwound: a copy that did not come is still owed. Each copy that arrived is proven; the
 //! newest of each workload as far as can be.
 
+mod again;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,7 +12,8 @@ use strongroom_protocol::{
     Chain, CopyName, Generation, JobId, NodeName, PointId, Timestamp, WorkloadName,
 };
 
-use crate::catalog::{CopyEvent, Debt, LedgerRow};
+use self::again::{Again, RETRY_SECONDS_MAX, attempts, pause_seconds};
+use crate::catalog::{CopyEvent, Debt};
 use crate::policy::{Copy, CopyKind, Declared};
 use crate::retention::{self, CopyState, Proof, ProofLevel};
 use crate::schedule::{open_at, rate_at};
@@ -20,9 +23,6 @@ use crate::site::Site;
 const POINTS_A_SESSION: usize = 64;
 /// Ended copies remembered for the tables.
 const TASKS_KEPT: usize = 500;
-/// A failed copy is tried again after this, doubling up to the longest.
-const RETRY_SECONDS_FIRST: i64 = 5;
-const RETRY_SECONDS_MAX: i64 = 600;
 /// Verdicts are renewed at least this often, because some reasons end by themselves.
 const SETTLE_SECONDS: i64 = 60;
 
@@ -100,7 +100,8 @@ impl Copies {
             .map(|(_, job)| *job)
             .collect();
         for job in lost {
-            self.end(job, &Err("the node came back without it".to_owned()), Progress::default());
+            let lost = Err("the node came back without it".to_owned());
+            self.end(job, &lost, Progress::default(), Again::AtOnce);
         }
     }
 
@@ -116,7 +117,7 @@ impl Copies {
             Ending::Cancelled => (Err("cancelled".to_owned()), Progress::default()),
         };
         self.site.note_progress(job, progress);
-        self.end(job, &outcome, progress);
+        self.end(job, &outcome, progress, Again::Later);
         true
     }
 
@@ -251,7 +252,7 @@ impl Copies {
         drop(tasks);
         if !said {
             let away = Err("the node is not connected".to_owned());
-            self.end(job, &away, Progress::default());
+            self.end(job, &away, Progress::default(), Again::Later);
         }
         Ok(())
     }
@@ -297,7 +298,13 @@ impl Copies {
         Ok(())
     }
 
-    fn end(&mut self, job: JobId, outcome: &Result<String, String>, progress: Progress) {
+    fn end(
+        &mut self,
+        job: JobId,
+        outcome: &Result<String, String>,
+        progress: Progress,
+        again: Again,
+    ) {
         let now = self.site.now();
         let mut tasks = self.site.copy_tasks();
         let Some(task) = tasks.iter_mut().find(|task| task.job == job && task.ended.is_none())
@@ -310,7 +317,7 @@ impl Copies {
         drop(tasks);
         self.busy.retain(|_, busy| *busy != job);
         for point in &task.points {
-            if let Err(error) = self.book(&task, *point, outcome, progress, now) {
+            if let Err(error) = self.book(&task, *point, outcome, progress, again) {
                 tracing::error!(%point, error = %Chain(&error), "a copy was not booked");
             }
         }
@@ -324,8 +331,9 @@ impl Copies {
         point: PointId,
         outcome: &Result<String, String>,
         progress: Progress,
-        now: Timestamp,
+        again: Again,
     ) -> Result<(), crate::catalog::CatalogError> {
+        let now = self.site.now();
         let subject = format!("{} of point {point}", task.copy);
         let catalog = &self.site.catalog;
         let proven = |level| CopyEvent::Proven(Proof { level, at: now });
@@ -361,8 +369,7 @@ impl Copies {
             }
             (Err(why), _) => {
                 let attempts = attempts(&catalog.ledger_of(point)?, &task.copy);
-                let pause = RETRY_SECONDS_FIRST << attempts.min(10);
-                let next_attempt = now.plus_seconds(pause.min(RETRY_SECONDS_MAX));
+                let next_attempt = now.plus_seconds(pause_seconds(attempts, again));
                 let failed = CopyEvent::Failed { error: why.clone(), next_attempt };
                 catalog.record_copy(point, &task.copy, &failed, now)?;
             }
@@ -375,10 +382,6 @@ impl Copies {
         let policy = in_force.declared.policy_of(&task.workload)?;
         policy.copies.get(&task.copy).map(|copy| copy.kind.clone())
     }
-}
-
-fn attempts(rows: &[LedgerRow], copy: &CopyName) -> u64 {
-    rows.iter().find(|row| row.copy == *copy).map_or(0, |row| row.attempts)
 }
 
 fn copy_of<'d>(declared: &'d Declared, debt: &Debt) -> Option<&'d Copy> {
