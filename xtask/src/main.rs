@@ -5,9 +5,13 @@
 #![allow(clippy::print_stdout, reason = "a chore's report is what it prints")]
 
 mod fuzz;
+mod kill;
 mod lint;
 mod packages;
 mod parts;
+mod relay;
+mod scale;
+mod sites;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -23,8 +27,12 @@ struct Arguments {
 enum Chore {
     /// Feed mutated bytes to every parser of outside bytes, on the stable toolchain
     Fuzz(fuzz::Arguments),
+    /// Kill agent, coordinator and proxy at random moments, and see that nothing is lost
+    Kill(kill::Arguments),
     /// Check formatting, clippy and the documentation; a warning is an error
     Lint,
+    /// Protect a million files and look at the memory it took
+    Scale(scale::Arguments),
     /// Install what the tests need, build, run every test and a slice of every campaign
     Test,
 }
@@ -32,7 +40,9 @@ enum Chore {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
+        Chore::Kill(arguments) => kill::run(&arguments),
         Chore::Lint => lint::run(),
+        Chore::Scale(arguments) => scale::run(&arguments),
         Chore::Test => test::run(),
     }
 }

@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::parts::{Parts, cargo, must};
-use crate::{fuzz, packages};
+use crate::{fuzz, kill, packages};
 
 /// Runs everything; the first failure ends it.
 pub(crate) fn run() -> Result<()> {
@@ -17,6 +17,7 @@ pub(crate) fn run() -> Result<()> {
         must(&mut cargo(&["test", "--locked", "--workspace", "--quiet", "--no-fail-fast"]))
     })?;
     parts.part("fuzz slice", fuzz::slice)?;
+    parts.part("kill slice", kill::slice)?;
     parts.finish();
     Ok(())
 }
