@@ -60,17 +60,33 @@ pub(crate) async fn answer(
         Request::PolicyApply { file, toml } => {
             let asked = Arc::clone(site);
             let applied = blocking(move || orders::policy_apply(&asked, &file, &toml, &by)).await;
-            foreman.tell(News::PolicyChanged).await;
+            foreman.tell(News::Reconsider).await;
             applied
         }
         other => {
             let asked = Arc::clone(site);
+            let changes = is_order(&other);
             let answered = blocking(move || look_up(&asked, other, &by)).await;
-            foreman.tell(News::PolicyChanged).await;
+            if changes {
+                foreman.tell(News::Reconsider).await;
+            }
             answered
         }
     };
     answered.unwrap_or_else(Response::Refused)
+}
+
+/// Whether a request may change what is wanted.
+const fn is_order(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Event { .. }
+            | Request::HoldPlace { .. }
+            | Request::HoldRelease { .. }
+            | Request::Pin { .. }
+            | Request::Prune { .. }
+            | Request::Revoke { .. }
+    )
 }
 
 async fn blocking<T: Send + 'static>(

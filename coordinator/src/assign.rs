@@ -34,8 +34,8 @@ pub(crate) fn work(
                 point: *point,
                 target: order.map_or_else(|| target.clone().into_bytes(), |o| o.target.clone()),
                 select: select.clone(),
-                // After a restart of the coordinator the milder choice is taken.
-                overwrite: order.map_or(Overwrite::IfDifferent, |order| order.overwrite),
+                // The journal does not hold it: after a restart nothing is written over.
+                overwrite: order.map_or(Overwrite::Never, |order| order.overwrite),
             };
             Ok((Work::Recover(Box::new(work)), None))
         }

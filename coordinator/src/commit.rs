@@ -24,25 +24,71 @@ fn refused(kind: RefusalKind, error: &dyn std::error::Error) -> Refusal {
     Refusal::new(kind, Chain(error).to_string())
 }
 
-/// Commits what was received; returns how many gaps the point has. Blocking.
-pub(crate) fn commit(site: &Site, plan: &IngestPlan, received: &Received) -> Result<u64, Refusal> {
-    let manifest = manifest(site, plan, received)?;
-    let key = site.repo.vault_key().map_err(|error| refused(RefusalKind::Internal, &error))?;
-    let file =
-        manifest.encode(key.as_bytes()).map_err(|error| refused(RefusalKind::Internal, &error))?;
-    if !site.repo.has_point(plan.point) {
-        site.repo.commit_point(plan.workload, plan.point, &file).map_err(|error| {
-            let is_incomplete = matches!(error, RepoError::Incomplete(_));
-            let kind = if is_incomplete { RefusalKind::Missing } else { RefusalKind::Unavailable };
-            refused(kind, &error)
-        })?;
+/// Whose tree a point holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// An earlier attempt's, whose commit outlived it.
+    Earlier,
+    ThisAttempt,
+}
+
+/// A point that is durable and in the catalog.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Committed {
+    pub(crate) gaps: u64,
+    pub(crate) whose: Whose,
+}
+
+/// A point that is not, and what it would have needed.
+#[derive(Debug, Clone)]
+pub(crate) struct Uncommitted {
+    pub(crate) refusal: Refusal,
+    pub(crate) lacking: Vec<Reference>,
+}
+
+impl Uncommitted {
+    pub(crate) const fn of(refusal: Refusal) -> Self {
+        Self { refusal, lacking: Vec::new() }
     }
-    let record = record(&manifest);
-    let record = PointRecord { job: Some(plan.job), ..record };
-    site.catalog
-        .upsert_point(&record)
-        .map_err(|error| refused(RefusalKind::Unavailable, &error))?;
-    Ok(record.gaps)
+
+    fn by(error: RepoError) -> Self {
+        let kind = match &error {
+            RepoError::Incomplete(_) => RefusalKind::Missing,
+            _ => RefusalKind::Unavailable,
+        };
+        let refusal = refused(kind, &error);
+        match error {
+            RepoError::Incomplete(incomplete) => Self { refusal, lacking: incomplete.missing },
+            _ => Self::of(refusal),
+        }
+    }
+}
+
+/// Commits what was received. Blocking. What the catalog says of the point is always what its
+/// manifest says, whoever made it.
+pub(crate) fn commit(
+    site: &Site,
+    plan: &IngestPlan,
+    received: &Received,
+) -> Result<Committed, Uncommitted> {
+    let made = manifest(site, plan, received).map_err(Uncommitted::of)?;
+    let internal =
+        |error: &dyn std::error::Error| Uncommitted::of(refused(RefusalKind::Internal, error));
+    let unavailable =
+        |error: &dyn std::error::Error| Uncommitted::of(refused(RefusalKind::Unavailable, error));
+    let (manifest, whose) = if site.repo.has_point(plan.point) {
+        let there = site.repo.point(plan.point).map_err(|error| unavailable(&error))?;
+        let same = there.body.root == made.body.root;
+        (there, if same { Whose::ThisAttempt } else { Whose::Earlier })
+    } else {
+        let key = site.repo.vault_key().map_err(|error| internal(&error))?;
+        let file = made.encode(key.as_bytes()).map_err(|error| internal(&error))?;
+        site.repo.commit_point(plan.workload, plan.point, &file).map_err(Uncommitted::by)?;
+        (made, Whose::ThisAttempt)
+    };
+    let record = PointRecord { job: Some(plan.job), ..record(&manifest) };
+    site.catalog.upsert_point(&record).map_err(|error| unavailable(&error))?;
+    Ok(Committed { gaps: record.gaps, whose })
 }
 
 fn manifest(site: &Site, plan: &IngestPlan, received: &Received) -> Result<Manifest, Refusal> {

@@ -26,6 +26,9 @@ const TASKS_KEPT: usize = 500;
 /// Verdicts are renewed at least this often, because some reasons end by themselves.
 const SETTLE_SECONDS: i64 = 60;
 
+/// With nothing new, debts are looked at this often: windows open and pauses end.
+const LOOK_SECONDS: i64 = 2;
+
 /// What a copy task does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doing {
@@ -65,13 +68,21 @@ pub(crate) struct Copies {
     /// One task a node and copy: they would only be in each other's way.
     busy: BTreeMap<(NodeName, CopyName), JobId>,
     settle_at: Option<Timestamp>,
+    /// What is owed is looked at again then.
+    look_at: Option<Timestamp>,
     /// Proofs that failed, not tried again before then.
     doubtful: BTreeMap<(PointId, CopyName), Timestamp>,
 }
 
 impl Copies {
     pub(crate) const fn new(site: Arc<Site>) -> Self {
-        Self { site, busy: BTreeMap::new(), settle_at: None, doubtful: BTreeMap::new() }
+        Self {
+            site,
+            busy: BTreeMap::new(),
+            settle_at: None,
+            look_at: None,
+            doubtful: BTreeMap::new(),
+        }
     }
 
     /// Work that an earlier run ordered is owed again.
@@ -84,11 +95,7 @@ impl Copies {
     /// Something changed: judge anew at the next tick.
     pub(crate) const fn reconsider(&mut self) {
         self.settle_at = None;
-    }
-
-    /// Whether a copy task that is under way has this number.
-    pub(crate) fn makes(&self, job: JobId) -> bool {
-        self.busy.values().any(|busy| *busy == job)
+        self.look_at = None;
     }
 
     /// A node is here: what it does not work on any more is owed again.
@@ -105,11 +112,10 @@ impl Copies {
         }
     }
 
-    /// Whether the job is a copy task; if so, it has ended.
-    pub(crate) fn ended(&mut self, node: &NodeName, job: JobId, ending: &Ending) -> bool {
-        let ours = self.site.copy_tasks().iter().any(|task| task.job == job && task.node == *node);
-        if !ours {
-            return false;
+    /// A copy task ended at its node.
+    pub(crate) fn ended(&mut self, node: &NodeName, job: JobId, ending: &Ending) {
+        if !self.is_live(node, job) {
+            return;
         }
         let (outcome, progress) = match ending {
             Ending::Done { progress, text } => (Ok(text.clone()), *progress),
@@ -118,11 +124,25 @@ impl Copies {
         };
         self.site.note_progress(job, progress);
         self.end(job, &outcome, progress, Again::Later);
-        true
+    }
+
+    /// How far a copy task is.
+    pub(crate) fn progress(&self, node: &NodeName, job: JobId, progress: Progress) {
+        if self.is_live(node, job) {
+            self.site.note_progress(job, progress);
+        }
+    }
+
+    fn is_live(&self, node: &NodeName, job: JobId) -> bool {
+        self.busy.iter().any(|((at, _), busy)| at == node && *busy == job)
     }
 
     /// Judges when due, then orders what can be done now.
     pub(crate) fn tick(&mut self, now: Timestamp) {
+        if self.look_at.is_some_and(|at| at > now && at <= now.plus_seconds(LOOK_SECONDS)) {
+            return;
+        }
+        self.look_at = Some(now.plus_seconds(LOOK_SECONDS));
         if let Err(error) = self.reconcile(now) {
             tracing::error!(error = %Chain(&error), "the ledger cannot be settled");
         }
@@ -139,7 +159,10 @@ impl Copies {
             self.site.catalog.settle(&verdicts, now)?;
             self.settle_at = Some(now.plus_seconds(SETTLE_SECONDS));
         }
-        let debts = self.site.catalog.debts(Some(now))?;
+        let mut debts = self.site.catalog.debts(None)?;
+        // A pause longer than the longest means that the clock went back since: it is over.
+        let longest = now.plus_seconds(RETRY_SECONDS_MAX);
+        debts.retain(|debt| debt.row.next_attempt.is_none_or(|at| at <= now || at > longest));
         let mut sessions: BTreeMap<(NodeName, CopyName), Vec<&Debt>> = BTreeMap::new();
         for debt in &debts {
             let Some(copy) = copy_of(&in_force.declared, debt) else { continue };
@@ -169,7 +192,7 @@ impl Copies {
         let zone = declared.policy_of(&debt.workload).map(|policy| &policy.timezone);
         let open =
             copy.window.is_empty() || zone.is_some_and(|zone| open_at(&copy.window, zone, now));
-        if !open || self.site.sessions.of(&copy.node).is_none() {
+        if !open || self.site.sessions.proxy(&copy.node).is_none() {
             return Ok(false);
         }
         let rows = self.site.catalog.ledger_of(debt.row.point)?;
@@ -197,8 +220,13 @@ impl Copies {
                 (Doing::Replicate, vec![point], work)
             }
             CopyKind::Aux { media_set } => {
-                let points: Vec<PointId> =
-                    debts.iter().take(POINTS_A_SESSION).map(|debt| debt.row.point).collect();
+                // What failed before is tried alone, so that it holds up nothing else.
+                let fresh = debts.iter().filter(|debt| debt.row.attempts == 0);
+                let mut points: Vec<PointId> =
+                    fresh.take(POINTS_A_SESSION).map(|debt| debt.row.point).collect();
+                if points.is_empty() {
+                    points.push(first.row.point);
+                }
                 let (name, set) = (copy.name.clone(), media_set.clone());
                 let work = Work::Aux { copy: name, set, points: points.clone() };
                 (Doing::Aux, points, work)
@@ -243,7 +271,7 @@ impl Copies {
         }
         self.busy.insert((task.node.clone(), task.copy.clone()), job);
         let assign = ToNode::Assign { job, generation: Generation(1), work };
-        let said = self.site.sessions.say(&task.node, assign);
+        let said = self.site.sessions.say_proxy(&task.node, assign);
         let mut tasks = self.site.copy_tasks();
         tasks.push(task);
         if tasks.len() > TASKS_KEPT {
@@ -269,7 +297,7 @@ impl Copies {
             let facts = self.site.catalog.point_facts(Some(workload))?;
             for copy in policy.copies.values() {
                 let place = (copy.node.clone(), copy.name.clone());
-                let here = self.site.sessions.of(&copy.node).is_some();
+                let here = self.site.sessions.proxy(&copy.node).is_some();
                 if !here || self.busy.contains_key(&place) {
                     continue;
                 }

@@ -8,13 +8,15 @@ use std::time::Duration;
 use strongroom_node::uplink::SOFTWARE;
 use strongroom_protocol::control::{FromNode, Overwrite};
 use strongroom_protocol::opening::Refusal;
-use strongroom_protocol::{Chain, Generation, JobId, NodeName, PointId, Timestamp, WorkloadName};
+use strongroom_protocol::{
+    Chain, Generation, Identity, JobId, NodeName, PointId, Role, Timestamp, WorkloadName,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::NodeNote;
 use crate::copies::Copies;
-use crate::jobs::{IngestPlan, Jobs};
+use crate::jobs::{IngestPlan, Jobs, Report};
 use crate::schedule;
 use crate::sessions::{Heard, Session};
 use crate::site::Site;
@@ -68,8 +70,8 @@ pub(crate) enum News {
         node: NodeName,
         reply: Reply<IngestPlan>,
     },
-    /// The policy changed: schedules and debts are looked at anew.
-    PolicyChanged,
+    /// An order changed what is wanted: debts are looked at anew.
+    Reconsider,
     Protect {
         workload: WorkloadName,
         by: String,
@@ -79,10 +81,11 @@ pub(crate) enum News {
         order: RecoverOrder,
         reply: Reply<JobId>,
     },
-    /// Everything an ingest stream carried is in the repository.
+    /// Everything an ingest stream carried is in the repository: may it be committed?
     Streamed {
         job: JobId,
         generation: Generation,
+        reply: Reply<()>,
     },
     Tick,
 }
@@ -161,7 +164,7 @@ impl Foreman {
         match news {
             News::Cancel { job, by, reply } => answer(reply, self.jobs.cancel(job, &by)),
             News::Committed { job, generation, outcome } => {
-                self.jobs.committed(job, generation, outcome);
+                self.jobs.report(Report::Committed { job, generation, outcome });
                 self.copies.reconsider();
             }
             News::Granted { job, node, point, reply } => {
@@ -171,12 +174,14 @@ impl Foreman {
             News::Ingest { job, generation, node, reply } => {
                 self.jobs.ingest(job, generation, &node, reply);
             }
-            News::PolicyChanged => self.copies.reconsider(),
+            News::Reconsider => self.copies.reconsider(),
             News::Protect { workload, by, reply } => {
                 answer(reply, self.jobs.protect(&workload, None, &by));
             }
             News::Recover { order, reply } => answer(reply, self.jobs.recover(order)),
-            News::Streamed { job, generation } => self.jobs.streamed(job, generation),
+            News::Streamed { job, generation, reply } => {
+                answer(reply, self.jobs.streamed(job, generation));
+            }
             News::Tick => self.tick(),
         }
     }
@@ -220,30 +225,35 @@ impl Foreman {
             Heard::Came { session, live } => {
                 self.note(&session);
                 let node = session.identity.name.clone();
-                let sagas: Vec<_> =
-                    live.iter().filter(|(job, _)| !self.copies.makes(*job)).copied().collect();
-                self.jobs.came(&node, &sagas);
-                self.copies.came(&node, &live);
+                match session.identity.role {
+                    Role::Agent => self.jobs.came(&node, &live),
+                    _ => self.copies.came(&node, &live),
+                }
             }
             Heard::Left { identity } => {
                 tracing::info!(node = %identity, "left");
             }
-            Heard::Said { node, message } => self.hear_message(&node, message),
+            Heard::Said { identity, message } => self.hear_message(identity, message),
         }
     }
 
-    fn hear_message(&mut self, node: &NodeName, message: FromNode) {
+    fn hear_message(&mut self, identity: Identity, message: FromNode) {
+        let (node, is_agent) = (identity.name, identity.role == Role::Agent);
         match message {
-            FromNode::Progress { job, progress, .. } => self.site.note_progress(job, progress),
-            FromNode::Step { job, generation, step, news } => {
-                self.jobs.step(node, job, generation, &step, news);
+            FromNode::Progress { job, generation, progress } if is_agent => {
+                self.jobs.progress(&node, job, generation, progress);
             }
-            FromNode::Ended { job, generation, ending } => {
-                if !self.copies.ended(node, job, &ending) {
-                    self.jobs.ended(node, job, generation, ending);
-                }
+            FromNode::Progress { job, progress, .. } => {
+                self.copies.progress(&node, job, progress);
             }
-            FromNode::Hello { .. } | FromNode::Renew { .. } => {}
+            FromNode::Step { job, generation, step, news } if is_agent => {
+                self.jobs.report(Report::Step { node, job, generation, step, news });
+            }
+            FromNode::Ended { job, generation, ending } if is_agent => {
+                self.jobs.report(Report::Ended { node, job, generation, ending });
+            }
+            FromNode::Ended { job, ending, .. } => self.copies.ended(&node, job, &ending),
+            FromNode::Hello { .. } | FromNode::Renew { .. } | FromNode::Step { .. } => {}
         }
     }
 

@@ -115,6 +115,7 @@ async fn take(
             }
             FromAgent::Blob(head) => {
                 let plausible = head.plain_len as usize <= PLAIN_BYTES_MAX
+                    && bulk.len() <= head.plain_len as usize
                     && head.references.len() <= REFERENCES_MAX;
                 if !plausible {
                     let text = format!("blob {} is larger than a blob may be", head.id);

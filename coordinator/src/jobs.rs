@@ -6,7 +6,7 @@
 mod orders;
 mod reports;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use strongroom_protocol::control::ToNode;
@@ -17,8 +17,12 @@ use strongroom_protocol::{
 use crate::assign;
 use crate::catalog::CatalogError;
 use crate::foreman::{RecoverOrder, Reply};
-use crate::job::{Cause, Event, FailClass, Job, Next, Output, RetryAdvice, Step, WaitReason};
+use crate::job::{
+    Cause, Event, FailClass, Job, Next, Output, RetryAdvice, Saga, Step, Task, WaitReason,
+};
 use crate::site::Site;
+
+pub(crate) use reports::Report;
 
 /// What an ingest stream is for.
 #[derive(Debug, Clone)]
@@ -40,6 +44,8 @@ struct Live {
     job: Job,
     /// An agent whose stream came before its reports.
     early: Option<(Generation, Reply<IngestPlan>)>,
+    /// The generation whose stream was granted: there is one stream a generation.
+    streaming: Option<Generation>,
     recover: Option<RecoverOrder>,
     workload: Option<WorkloadId>,
 }
@@ -48,11 +54,15 @@ struct Live {
 pub(crate) struct Jobs {
     site: Arc<Site>,
     live: BTreeMap<JobId, Live>,
+    /// Reports that could not be written into the journal yet, in order.
+    deferred: VecDeque<Report>,
+    /// Whether the journal failed since this was last looked at.
+    journal_failed: bool,
 }
 
 impl Jobs {
     pub(crate) const fn new(site: Arc<Site>) -> Self {
-        Self { site, live: BTreeMap::new() }
+        Self { site, live: BTreeMap::new(), deferred: VecDeque::new(), journal_failed: false }
     }
 
     /// Takes up what an earlier run left; steps in the middle are settled when the node comes.
@@ -79,18 +89,19 @@ impl Jobs {
     }
 
     fn keep(&mut self, job: Job, recover: Option<RecoverOrder>) {
-        let live = Live { job, early: None, recover, workload: None };
+        let live = Live { job, early: None, streaming: None, recover, workload: None };
         self.live.insert(live.job.id(), live);
     }
 
     /// Looks at every job that waits.
     pub(crate) fn tick(&mut self, now: Timestamp) {
+        self.take_deferred();
         let due: Vec<JobId> = self
             .live
             .values()
             .filter(|live| match live.job.next_at(now) {
                 Next::Wait(WaitReason::AgentAway { node }) => {
-                    self.site.sessions.of(&node).is_some()
+                    self.site.sessions.agent(&node).is_some()
                 }
                 Next::Wait(_) => false,
                 Next::Run(Step::Assign) | Next::Finished(_) => true,
@@ -119,7 +130,7 @@ impl Jobs {
             self.retry_now(*job);
         }
         for (job, _) in still.iter().filter(|(job, _)| !mine.iter().any(|(of, _)| of == job)) {
-            self.site.sessions.say(node, ToNode::Cancel { job: *job });
+            self.site.sessions.say_agent(node, ToNode::Cancel { job: *job });
         }
     }
 
@@ -155,7 +166,7 @@ impl Jobs {
     fn nothing_left(&mut self, job: JobId) {
         for _ in 0..Step::ALL.len() {
             match self.live.get(&job).map(|live| live.job.next_once_ready()) {
-                Some(Next::Undo(step)) => self.event(job, Event::Undone(step)),
+                Some(Next::Undo(step)) if self.event(job, Event::Undone(step)) => {}
                 _ => return,
             }
         }
@@ -178,12 +189,15 @@ impl Jobs {
         match live.job.next_at(now) {
             Next::Run(Step::Assign) => self.assign(job),
             Next::Wait(WaitReason::AgentAway { node })
-                if self.site.sessions.of(&node).is_some() =>
+                if self.site.sessions.agent(&node).is_some() =>
             {
                 self.assign(job);
             }
             Next::Finished(outcome) => {
-                self.event(job, Event::Finished(outcome));
+                if !self.event(job, Event::Finished(outcome)) {
+                    return;
+                }
+                self.site.trim_progress();
                 if let Some(live) = self.live.remove(&job) {
                     tracing::info!(%job, saga = live.job.task().saga().as_str(),
                         subject = %live.job.task().workload(), %outcome, "over");
@@ -197,13 +211,17 @@ impl Jobs {
     fn assign(&mut self, job: JobId) {
         let Some(live) = self.live.get(&job) else { return };
         let node = live.job.task().node().clone();
-        if self.site.sessions.of(&node).is_none() {
+        if self.site.sessions.agent(&node).is_none() {
             let away = WaitReason::AgentAway { node };
             if live.job.next() != Next::Wait(away.clone()) {
                 self.event(job, Event::Waiting(away));
             }
             return;
         }
+        if self.has_its_point(job) {
+            return self.land(job);
+        }
+        let Some(live) = self.live.get(&job) else { return };
         let work = match assign::work(&self.site, &live.job, live.recover.as_ref()) {
             Ok((work, workload)) => {
                 if let Some(live) = self.live.get_mut(&job) {
@@ -223,9 +241,13 @@ impl Jobs {
         let Some(generation) = self.live.get(&job).map(|live| live.job.generation().next()) else {
             return;
         };
-        self.event(job, Event::Reassigned(generation));
-        self.event(job, Event::Started(Step::Assign));
-        let said = self.site.sessions.say(&node, ToNode::Assign { job, generation, work });
+        // Not a word to the node before the journal has it.
+        let written = self.event(job, Event::Reassigned(generation))
+            && self.event(job, Event::Started(Step::Assign));
+        if !written {
+            return;
+        }
+        let said = self.site.sessions.say_agent(&node, ToNode::Assign { job, generation, work });
         if said {
             let output = Output { text: format!("to {node}"), gaps: 0 };
             self.event(job, Event::Done(Step::Assign, output));
@@ -234,19 +256,51 @@ impl Jobs {
         }
     }
 
-    /// Writes an event and takes the job on; an event that cannot be is dropped and said.
-    fn event(&mut self, job: JobId, event: Event) {
+    /// Whether an earlier attempt's point is there: its commit outlived what ordered it.
+    fn has_its_point(&self, job: JobId) -> bool {
+        self.live.get(&job).is_some_and(|live| {
+            let task = live.job.task();
+            matches!(task, Task::Protect { .. }) && self.site.repo.has_point(task.point())
+        })
+    }
+
+    /// The point of an earlier attempt is the job's point.
+    fn land(&mut self, job: JobId) {
+        if let Err(error) = crate::commit::catch_up(&self.site) {
+            tracing::error!(%job, %error, "the catalog cannot be brought up");
+            return;
+        }
+        let text = "an earlier attempt's commit was found".to_owned();
+        for step in Saga::Protect.steps() {
+            let done = Event::Done(*step, Output { text: text.clone(), gaps: 0 });
+            if !(self.event(job, Event::Started(*step)) && self.event(job, done)) {
+                return;
+            }
+        }
+        self.advance(job);
+    }
+
+    /// Writes an event and takes the job on; says whether it stands in the journal now. An event
+    /// out of turn is dropped and said.
+    fn event(&mut self, job: JobId, event: Event) -> bool {
         match self.site.catalog.append_event(job, &event, self.site.now()) {
             Ok(next) => {
                 if let Some(live) = self.live.get_mut(&job) {
                     live.job = next;
                 }
+                self.site.all_clear("journal");
+                true
             }
             Err(CatalogError::Illegal { source, .. }) => {
                 tracing::debug!(%job, ?event, why = %source, "an event came out of turn");
+                false
             }
             Err(error) => {
-                tracing::error!(%job, error = %Chain(&error), "the journal cannot be written");
+                self.journal_failed = true;
+                let text = format!("the journal cannot be written: {}", Chain(&error));
+                tracing::error!(%job, "{text}");
+                self.site.alarm("journal", text);
+                false
             }
         }
     }

@@ -19,6 +19,7 @@ mod packs;
 mod run;
 mod sessions;
 mod site;
+mod strangers;
 mod visitors;
 
 pub use run::{AUDIT_FILE, CATALOG_FILE, Coordinator, CoordinatorError};

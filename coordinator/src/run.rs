@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::{AuditError, AuditLog};
 use crate::catalog::{Catalog, CatalogError};
 use crate::site::{InForce, Parts, Site};
-use crate::visitors::Reception;
+use crate::strangers::Strangers;
+use crate::visitors::{Reception, STREAMS_MAX};
 use crate::{admin, audit, commit, foreman, policy};
 
 /// The catalog's file in the coordinator's directory.
@@ -134,7 +135,12 @@ impl Coordinator {
         site.record("coordinator", "start", "", strongroom_node::uplink::SOFTWARE);
         let (foreman, thread) =
             foreman::start(Arc::clone(&site), stop.clone()).map_err(CoordinatorError::Thread)?;
-        let reception = Arc::new(Reception { site: Arc::clone(&site), foreman });
+        let reception = Arc::new(Reception {
+            site: Arc::clone(&site),
+            foreman,
+            streams: tokio::sync::Semaphore::new(STREAMS_MAX),
+            strangers: Strangers::default(),
+        });
         let guard = Arc::clone(&site.guard);
         let renewing = renew_own(&guard, stop.clone());
         let keeping = door::keep(endpoint, Arc::clone(&guard), reception, stop);

@@ -10,7 +10,7 @@ use strongroom_node::door::Visit;
 use strongroom_protocol::control::{FromNode, ToNode, Welcome};
 use strongroom_protocol::link::{Link, LinkError};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
-use strongroom_protocol::{Generation, Identity, JobId, NodeName};
+use strongroom_protocol::{Generation, Identity, JobId, NodeName, Role};
 use tokio::sync::mpsc;
 
 /// Messages waiting for a node.
@@ -27,13 +27,29 @@ pub(crate) struct Session {
     link: Link,
 }
 
+impl Session {
+    /// Says something; false when the node does not keep up.
+    pub(crate) fn say(&self, message: ToNode) -> bool {
+        self.say.try_send(message).is_ok()
+    }
+
+    /// Ends the connection.
+    pub(crate) fn close(&self, why: &str) {
+        self.link.close(why);
+    }
+
+    fn place(&self) -> (Role, NodeName) {
+        (self.identity.role, self.identity.name.clone())
+    }
+}
+
 /// What a conversation tells the rest of the coordinator.
 #[derive(Debug)]
 pub(crate) enum Heard {
     /// A node is here, with what it is still doing.
     Came { session: Session, live: Vec<(JobId, Generation)> },
     /// It said something about an assignment.
-    Said { node: NodeName, message: FromNode },
+    Said { identity: Identity, message: FromNode },
     /// It is gone.
     Left { identity: Identity },
 }
@@ -41,13 +57,23 @@ pub(crate) enum Heard {
 /// The registry of connected nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    live: DashMap<NodeName, Session>,
+    /// By role too: an agent that bears a proxy's name is not the proxy.
+    live: DashMap<(Role, NodeName), Session>,
 }
 
 impl Sessions {
-    /// The node's session, if it is connected.
-    pub(crate) fn of(&self, node: &NodeName) -> Option<Session> {
-        self.live.get(node).map(|session| session.clone())
+    fn of(&self, role: Role, node: &NodeName) -> Option<Session> {
+        self.live.get(&(role, node.clone())).map(|session| session.clone())
+    }
+
+    /// The agent's session, if it is connected.
+    pub(crate) fn agent(&self, node: &NodeName) -> Option<Session> {
+        self.of(Role::Agent, node)
+    }
+
+    /// The proxy's session, if it is connected.
+    pub(crate) fn proxy(&self, node: &NodeName) -> Option<Session> {
+        self.of(Role::Proxy, node)
     }
 
     /// Everybody who is connected.
@@ -57,14 +83,18 @@ impl Sessions {
         all
     }
 
-    /// Says something to a node; false when it is not connected or does not keep up.
-    pub(crate) fn say(&self, node: &NodeName, message: ToNode) -> bool {
-        self.of(node).is_some_and(|session| session.say.try_send(message).is_ok())
+    /// Says something to an agent; false when it is not connected or does not keep up.
+    pub(crate) fn say_agent(&self, node: &NodeName, message: ToNode) -> bool {
+        self.agent(node).is_some_and(|session| session.say(message))
+    }
+
+    /// Says something to a proxy; false when it is not connected or does not keep up.
+    pub(crate) fn say_proxy(&self, node: &NodeName, message: ToNode) -> bool {
+        self.proxy(node).is_some_and(|session| session.say(message))
     }
 
     fn enter(&self, session: &Session) -> Result<(), Refusal> {
-        let name = &session.identity.name;
-        if let Some(present) = self.of(name) {
+        if let Some(present) = self.of(session.identity.role, &session.identity.name) {
             if present.link.ended().is_none() && present.host != session.host {
                 let text = format!(
                     "{} is connected from {} already; each host enrols under a name of its own",
@@ -74,13 +104,13 @@ impl Sessions {
             }
             present.link.close("replaced by a newer connection of the same host");
         }
-        self.live.insert(name.clone(), session.clone());
+        self.live.insert(session.place(), session.clone());
         Ok(())
     }
 
     fn leave(&self, session: &Session) -> bool {
-        let same = |_: &NodeName, present: &Session| present.say.same_channel(&session.say);
-        self.live.remove_if(&session.identity.name, same).is_some()
+        let same = |_: &(Role, NodeName), present: &Session| present.say.same_channel(&session.say);
+        self.live.remove_if(&session.place(), same).is_some()
     }
 }
 
@@ -108,7 +138,7 @@ pub(crate) async fn converse(
         sender.delivered().await;
         return Ok(Some(refusal));
     }
-    let node = session.identity.name.clone();
+    let who = session.identity.clone();
     let talk = async {
         sender.send(&ToNode::Welcome(welcome)).await?;
         sender.send(&revoked).await?;
@@ -125,7 +155,7 @@ pub(crate) async fn converse(
                         sender.send(&answer).await?;
                     }
                     Some((message, _)) => {
-                        tell(heard, Heard::Said { node: node.clone(), message }).await;
+                        tell(heard, Heard::Said { identity: who.clone(), message }).await;
                     }
                 },
                 unsent = unsent.recv() => match unsent {

@@ -17,6 +17,9 @@ use crate::copies::CopyTask;
 use crate::policy::Declared;
 use crate::sessions::Sessions;
 
+/// Jobs whose last progress is remembered.
+const PROGRESS_KEPT_MAX: usize = 2000;
+
 /// The policy in force.
 #[derive(Debug, Default)]
 pub(crate) struct InForce {
@@ -38,6 +41,7 @@ pub(crate) struct Site {
     progress: Mutex<BTreeMap<JobId, Progress>>,
     copy_tasks: Mutex<Vec<CopyTask>>,
     alarms: Mutex<BTreeMap<String, String>>,
+    keeping: Mutex<()>,
 }
 
 /// Everything opened, before it is shared.
@@ -70,6 +74,7 @@ impl Site {
             progress: Mutex::default(),
             copy_tasks: Mutex::default(),
             alarms: Mutex::default(),
+            keeping: Mutex::default(),
         }
     }
 
@@ -117,6 +122,14 @@ impl Site {
         locked(&self.progress).insert(job, progress);
     }
 
+    /// A job is over: of those the newest are still asked about, the others are forgotten.
+    pub(crate) fn trim_progress(&self) {
+        let mut progress = locked(&self.progress);
+        while progress.len() > PROGRESS_KEPT_MAX {
+            progress.pop_first();
+        }
+    }
+
     /// Copies under way and the latest that ended, for the tables.
     pub(crate) fn copy_tasks(&self) -> MutexGuard<'_, Vec<CopyTask>> {
         locked(&self.copy_tasks)
@@ -130,6 +143,12 @@ impl Site {
     /// The subject is in order again.
     pub(crate) fn all_clear(&self, subject: &str) {
         locked(&self.alarms).remove(subject);
+    }
+
+    /// Held while what keeps points is changed, or points are removed by it: a hold is never
+    /// answered as placed on a point that goes at the same moment.
+    pub(crate) fn keeping(&self) -> MutexGuard<'_, ()> {
+        locked(&self.keeping)
     }
 
     /// What a person must look at.

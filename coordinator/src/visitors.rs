@@ -14,21 +14,29 @@ use strongroom_protocol::data::ToAgent;
 use strongroom_protocol::link::{LinkError, Receiver, Sender};
 use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
 use strongroom_protocol::{Generation, JobId, NodeName, PointId, Role};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
+use crate::commit::{Committed, Uncommitted, Whose};
 use crate::foreman::{ForemanDesk, News};
 use crate::ingest::IngestError;
 use crate::sessions::{Heard, converse};
 use crate::site::Site;
+use crate::strangers::Strangers;
 use crate::{admin, commit, ingest, packs};
 
 /// News of a node waiting for the foreman.
 const HEARD_MAX: usize = 256;
 
+/// Ingest streams at once: each holds a thread that inserts; the others wait their turn.
+pub(crate) const STREAMS_MAX: usize = 64;
+
 /// The coordinator as its visitors meet it.
 pub(crate) struct Reception {
     pub(crate) site: Arc<Site>,
     pub(crate) foreman: ForemanDesk,
+    /// Places of ingest streams.
+    pub(crate) streams: Semaphore,
+    pub(crate) strangers: Strangers,
 }
 
 fn forbidden(text: String) -> Refusal {
@@ -99,7 +107,13 @@ impl Visitors for Reception {
     fn turned_away(&self, from: SocketAddr, peer: Option<&Peer>, why: &str) {
         let peer = peer.map_or_else(|| "a stranger".to_owned(), |peer| peer.identity.to_string());
         tracing::warn!(%from, %peer, %why, "turned away");
-        self.site.record(&peer, "turned-away", &from.to_string(), why);
+        if let Some(unheard) = self.strangers.heed(self.site.now()) {
+            let why = match unheard {
+                0 => why.to_owned(),
+                more => format!("{why} (and {more} more since the last record)"),
+            };
+            self.site.record(&peer, "turned-away", &from.to_string(), &why);
+        }
     }
 }
 
@@ -141,13 +155,19 @@ impl Reception {
     ) -> Result<(), LinkError> {
         let node: NodeName = visit.peer.identity.name.clone();
         let ask = |reply| News::Ingest { job, generation, node, reply };
-        let plan = match self.foreman.ask(ask).await {
+        let answered = tokio::select! {
+            answered = self.foreman.ask(ask) => answered,
+            // Whoever waited for its turn is gone, or the node is stopping.
+            gone = visit.link.closed() => return Err(gone),
+        };
+        let plan = match answered {
             Ok(plan) => plan,
             Err(refusal) => {
                 self.turned_away(visit.link.address(), Some(&visit.peer), &refusal.to_string());
                 return refuse(&mut visit.sender, refusal, Vec::new()).await;
             }
         };
+        let Ok(_place) = self.streams.acquire().await else { return Ok(()) };
         let repo = &self.site.repo;
         let received = ingest::receive(repo, &mut visit.sender, &mut visit.receiver).await;
         let received = match received {
@@ -161,22 +181,36 @@ impl Reception {
                 return refuse(&mut visit.sender, refusal, Vec::new()).await;
             }
         };
-        self.foreman.tell(News::Streamed { job, generation }).await;
+        let may = self.foreman.ask(|reply| News::Streamed { job, generation, reply }).await;
+        if let Err(refusal) = may {
+            return refuse(&mut visit.sender, refusal, Vec::new()).await;
+        }
         let (site, point) = (Arc::clone(&self.site), plan.point);
         let committing =
             tokio::task::spawn_blocking(move || commit::commit(&site, &plan, &received)).await;
-        let outcome = committing
-            .unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Internal, "a worker died")));
-        let told = outcome.clone();
+        let outcome = committing.unwrap_or_else(|_| {
+            Err(Uncommitted::of(Refusal::new(RefusalKind::Internal, "a worker died")))
+        });
+        let told = match &outcome {
+            Ok(committed) => Ok(committed.gaps),
+            Err(uncommitted) => Err(uncommitted.refusal.clone()),
+        };
         self.foreman.tell(News::Committed { job, generation, outcome: told }).await;
         match outcome {
-            Ok(_) => {
+            Ok(Committed { whose: Whose::ThisAttempt, .. }) => {
                 visit.sender.send(&ToAgent::Committed { point }).await?;
                 visit.sender.finish();
                 visit.sender.delivered().await;
                 Ok(())
             }
-            Err(refusal) => refuse(&mut visit.sender, refusal, Vec::new()).await,
+            Ok(Committed { whose: Whose::Earlier, .. }) => {
+                let text = "an earlier attempt of the job has made the point";
+                let refusal = Refusal::new(RefusalKind::Stale, text);
+                refuse(&mut visit.sender, refusal, Vec::new()).await
+            }
+            Err(Uncommitted { refusal, lacking }) => {
+                refuse(&mut visit.sender, refusal, lacking).await
+            }
         }
     }
 

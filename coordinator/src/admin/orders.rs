@@ -16,6 +16,9 @@ use crate::policy::{self, Declared, Parsed};
 use crate::retention::{self, Hold, Label, Pin};
 use crate::site::{InForce, Site};
 
+/// What stands in the place of the moment a proxy was made known.
+const REVOKED: &str = "revoked";
+
 fn invalid(text: impl Into<String>) -> Refusal {
     Refusal::new(RefusalKind::Invalid, text)
 }
@@ -124,7 +127,8 @@ pub(crate) fn make_known(site: &Site, identity: &Identity) {
 
 /// Whether a proxy has shown a token.
 pub(crate) fn is_known_proxy(site: &Site, identity: &Identity) -> bool {
-    site.catalog.setting(&proxy_setting(identity)).is_ok_and(|known| known.is_some())
+    let known = site.catalog.setting(&proxy_setting(identity));
+    known.is_ok_and(|known| known.is_some_and(|known| known != REVOKED))
 }
 
 /// Everything issued to an identity until now is worth nothing.
@@ -134,8 +138,17 @@ pub(super) fn revoke(site: &Site, identity: &Identity, by: &str) -> Result<Respo
     site.record(by, "revoke", &identity.to_string(), "");
     let pushed =
         strongroom_protocol::control::ToNode::Revoked { revoked: vec![(identity.clone(), now)] };
+    if identity.role == Role::Proxy {
+        // It holds its own site's authority: a newer certificate must not let it in again.
+        let forgotten = site.catalog.set_setting(&proxy_setting(identity), REVOKED);
+        forgotten.map_err(|error| unavailable(&error))?;
+    }
     for session in site.sessions.all() {
-        site.sessions.say(&session.identity.name, pushed.clone());
+        if session.identity == *identity {
+            session.close("the certificate was revoked");
+        } else {
+            session.say(pushed.clone());
+        }
     }
     Ok(Response::Done(format!("{identity} is revoked; its connections close within a second")))
 }
@@ -154,6 +167,9 @@ pub(super) fn recover_order(
     let known = known_points(site)?;
     let workload = known.into_iter().find(|(id, ..)| *id == point).map(|(_, of, _)| of);
     let workload = workload.ok_or_else(|| invalid(format!("point {point} is not known")))?;
+    if std::str::from_utf8(&target).is_err() {
+        return Err(invalid("the directory to restore into must be named in UTF-8"));
+    }
     if target.first() != Some(&b'/') {
         return Err(invalid("the directory to restore into must be an absolute path"));
     }
@@ -168,6 +184,7 @@ pub(super) fn hold_place(
     points: &[PointRef],
     by: &str,
 ) -> Result<Response, Refusal> {
+    let _keeping = site.keeping();
     let points: BTreeSet<_> =
         points.iter().map(|point| resolve(site, point)).collect::<Result<_, _>>()?;
     if points.is_empty() {
@@ -201,6 +218,7 @@ pub(super) fn pin(
     pinned: Pinned,
     by: &str,
 ) -> Result<Response, Refusal> {
+    let _keeping = site.keeping();
     let point = resolve(site, point)?;
     let (action, done) = match pinned {
         Pinned::Yes => {
@@ -225,6 +243,7 @@ pub(super) fn event(
     ended: Option<Timestamp>,
     by: &str,
 ) -> Result<Response, Refusal> {
+    let _keeping = site.keeping();
     let label = label(name)?;
     site.catalog.note_event(&label, ended, by, site.now()).map_err(|error| unavailable(&error))?;
     let detail = ended.map_or_else(|| "open".to_owned(), |ended| format!("ended {ended}"));
@@ -235,6 +254,7 @@ pub(super) fn event(
 /// Removes points that nothing keeps in the primary snap and whose grace is over. Their packs
 /// go when collection lands; copies elsewhere are not touched.
 pub(super) fn prune(site: &Site, order: PruneOrder, by: &str) -> Result<Response, Refusal> {
+    let _keeping = site.keeping();
     let now = site.now();
     let facts = site.catalog.point_facts(None).map_err(|error| unavailable(&error))?;
     let marks = site.catalog.marks().map_err(|error| unavailable(&error))?;
@@ -242,25 +262,32 @@ pub(super) fn prune(site: &Site, order: PruneOrder, by: &str) -> Result<Response
     let verdicts = retention::evaluate(&facts, &in_force.declared.rules(), &marks, now);
     site.catalog.settle(&verdicts, now).map_err(|error| unavailable(&error))?;
     let primary = policy::primary();
-    let mut changes = Vec::new();
+    let (mut changes, mut warnings) = (Vec::new(), Vec::new());
     for doomed in site.catalog.doomed().map_err(|error| unavailable(&error))? {
         let grace = in_force.declared.policy_of(&doomed.workload).map(|of| of.grace_seconds);
         let grace = i64::try_from(grace.unwrap_or(u64::MAX)).unwrap_or(i64::MAX);
         if doomed.copy != primary || now.seconds_since(doomed.since) < grace {
             continue;
         }
-        changes.push(format!("{} of {}", doomed.point, doomed.workload));
-        if order == PruneOrder::Apply {
-            remove(site, doomed.point, by)?;
+        let subject = format!("{} of {}", doomed.point, doomed.workload);
+        if order == PruneOrder::Apply
+            && let Err(refusal) = remove(site, doomed.point, by)
+        {
+            warnings.push(format!("{subject}: {refusal}"));
+            continue;
         }
+        changes.push(subject);
     }
-    Ok(Response::Plan { changes, warnings: Vec::new() })
+    Ok(Response::Plan { changes, warnings })
 }
 
 fn remove(site: &Site, point: strongroom_protocol::PointId, by: &str) -> Result<(), Refusal> {
     site.record(by, "prune", &point.to_string(), "no reason keeps it and its grace is over");
-    let (workload, _) = site.repo.manifest_of(point).map_err(|error| unavailable(&error))?;
-    site.repo.remove_point(workload, point).map_err(|error| unavailable(&error))?;
+    let points = site.repo.points().map_err(|error| unavailable(&error))?;
+    // One that is not there was removed before a crash: only the ledger does not know yet.
+    if let Some((workload, _)) = points.into_iter().find(|(_, id)| *id == point) {
+        site.repo.remove_point(workload, point).map_err(|error| unavailable(&error))?;
+    }
     let gone = site.catalog.record_copy(point, &policy::primary(), &CopyEvent::Expired, site.now());
     gone.map(drop).map_err(|error| unavailable(&error))
 }

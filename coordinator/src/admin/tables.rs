@@ -13,7 +13,7 @@ use super::unavailable;
 use crate::audit;
 use crate::catalog::{JobFilter, LedgerRow, PointFilter, PointRecord};
 use crate::copies::CopyTask;
-use crate::job::{Job, Next, Task};
+use crate::job::{Job, Next, State, Task};
 use crate::policy::{CopyKind, PRIMARY, Source};
 use crate::retention::{self, Stance, Verdict};
 use crate::schedule;
@@ -52,8 +52,35 @@ pub(super) fn status(site: &Site) -> Answer<StatusReport> {
         live_jobs: totals.live_jobs,
         connected: site.sessions.all().into_iter().map(|session| session.identity).collect(),
         debts: debts.collect(),
-        alarms: site.alarms(),
+        alarms: alarms(site)?,
     })
+}
+
+/// A run this late was not made.
+const OVERDUE_SECONDS: i64 = 900;
+
+/// What a person must look at: what was noted, and what did not happen.
+fn alarms(site: &Site) -> Answer<Vec<String>> {
+    let mut alarms = site.alarms();
+    let (in_force, now) = (site.in_force(), site.now());
+    let histories = site.catalog.histories(now).map_err(|error| unavailable(&error))?;
+    for (name, workload) in &in_force.declared.workloads {
+        if site.sessions.agent(&workload.agent).is_none() {
+            alarms.push(format!("agent {} of workload {name} is not connected", workload.agent));
+        }
+        let next = schedule::next_run(&in_force.declared, name, histories.get(name), now);
+        if next.is_some_and(|next| now.seconds_since(next) > OVERDUE_SECONDS) {
+            alarms.push(format!("workload {name} is overdue since {}", next.unwrap_or(now)));
+        }
+        let saga = Some(crate::job::Saga::Protect);
+        let filter = JobFilter { workload: Some(name.clone()), saga, most: Some(1) };
+        let last = site.catalog.jobs(&filter).map_err(|error| unavailable(&error))?;
+        if let Some(job) = last.first().filter(|job| job.state() == State::Failed) {
+            let why = job.last_cause().map(ToString::to_string).unwrap_or_default();
+            alarms.push(format!("the last protect job of {name} failed: {why}"));
+        }
+    }
+    Ok(alarms)
 }
 
 pub(super) fn nodes(site: &Site) -> Answer<Vec<NodeRow>> {
@@ -111,7 +138,7 @@ fn job_row(site: &Site, job: &Job) -> JobRow {
         (Some(outcome), _, Some(cause)) if !state.is_live() => format!("{outcome}; last: {cause}"),
         (Some(outcome), ..) => outcome.to_string(),
         (None, Next::Wait(reason), _) => reason.to_string(),
-        (None, ..) => match site.sessions.of(job.task().node()) {
+        (None, ..) => match site.sessions.agent(job.task().node()) {
             Some(_) => String::new(),
             None => format!("node {} is not connected", job.task().node()),
         },

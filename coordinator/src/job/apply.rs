@@ -102,14 +102,15 @@ impl Job {
         }
     }
 
-    /// As [`Self::next`], with a wait that has a date over once the date has come.
+    /// As [`Self::next`], with a wait that has a date over once the date has come. A pause
+    /// that would still last longer than the longest is over too: the clock went back since.
     pub fn next_at(&self, now: Timestamp) -> Next {
+        let longest = now.plus_seconds(i64::from(self.retry.pause_seconds_max));
         match self.next() {
-            Next::Wait(WaitReason::RetryAt { at, .. } | WaitReason::Window { opens: at })
-                if at <= now =>
-            {
+            Next::Wait(WaitReason::RetryAt { at, .. }) if at <= now || at > longest => {
                 self.next_once_ready()
             }
+            Next::Wait(WaitReason::Window { opens }) if opens <= now => self.next_once_ready(),
             next => next,
         }
     }

@@ -7,7 +7,7 @@ use strongroom_protocol::{Chain, JobId, NodeName, PointId, Timestamp, WorkloadNa
 use super::Jobs;
 use crate::catalog::CatalogError;
 use crate::foreman::RecoverOrder;
-use crate::job::{Event, Job, RetryPolicy, Task};
+use crate::job::{Cause, Event, FailClass, Job, Next, RetryAdvice, RetryPolicy, Step, Task};
 
 /// Tries of a job before a person must look: a host that reboots, a link that flaps, a night
 /// without the far site are sat out.
@@ -93,11 +93,30 @@ impl Jobs {
         }
         self.site.record(by, "cancel", &job.to_string(), "");
         self.event(job, Event::CancelAsked { by: by.to_owned() });
-        if let Some(live) = self.live.get(&job) {
-            self.site.sessions.say(live.job.task().node(), ToNode::Cancel { job });
+        let Some(node) = self.live.get(&job).map(|live| live.job.task().node().clone()) else {
+            return Ok(());
+        };
+        if !self.site.sessions.say_agent(&node, ToNode::Cancel { job }) {
+            self.give_up_undoing(job, &node);
         }
         self.advance(job);
         Ok(())
+    }
+
+    /// The node is away: what it left is put in order by itself when it is back, and
+    /// the job does not wait for that.
+    fn give_up_undoing(&mut self, job: JobId, node: &NodeName) {
+        let cause = Cause {
+            class: FailClass::NodeLost,
+            text: format!("{node} was away; it puts itself in order when it is back"),
+            retry: RetryAdvice::Pointless,
+        };
+        for _ in 0..Step::ALL.len() {
+            match self.live.get(&job).map(|live| live.job.next_once_ready()) {
+                Some(Next::Undo(step)) if self.event(job, Event::Stuck(step, cause.clone())) => {}
+                _ => return,
+            }
+        }
     }
 
     /// Whether an agent may read a point, for a restore an operator ordered.

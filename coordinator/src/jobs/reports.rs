@@ -1,17 +1,80 @@
 //! What nodes and ingest streams report of jobs. News of an older generation is not heard.
 
-use strongroom_protocol::control::{Ending, RetryAdvice as Advice, StepNews};
+use strongroom_protocol::control::{Ending, Progress, RetryAdvice as Advice, StepNews};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Generation, JobId, NodeName};
 
 use super::{IngestPlan, Jobs};
 use crate::assign;
 use crate::foreman::Reply;
-use crate::job::{Event, FailClass, Next, Output, Step};
+use crate::job::{Event, FailClass, Next, Output, Saga, Step};
+
+/// What is reported of a job. Taken again after the journal failed: each is the same once or
+/// twice.
+#[derive(Debug, Clone)]
+pub(crate) enum Report {
+    /// The commit's outcome: how many gaps, or why it was refused.
+    Committed { job: JobId, generation: Generation, outcome: Result<u64, Refusal> },
+    /// How an assignment ended at its node.
+    Ended { node: NodeName, job: JobId, generation: Generation, ending: Ending },
+    /// What a node says of a step.
+    Step { node: NodeName, job: JobId, generation: Generation, step: String, news: StepNews },
+}
+
+/// The steps a node does by itself; of the others the coordinator knows better.
+const STEPS_OF_NODES: [Step; 6] =
+    [Step::Quiesce, Step::Snapshot, Step::Thaw, Step::Stage, Step::Write, Step::Verify];
 
 impl Jobs {
-    /// What a node reports of a step.
-    pub(crate) fn step(
+    /// Takes a report, now or, while the journal cannot be written, later and in order.
+    pub(crate) fn report(&mut self, report: Report) {
+        if self.deferred.is_empty() && self.take(report.clone()) {
+            return;
+        }
+        self.deferred.push_back(report);
+    }
+
+    /// Takes what was deferred, as far as the journal goes.
+    pub(super) fn take_deferred(&mut self) {
+        while let Some(report) = self.deferred.front().cloned() {
+            if !self.take(report) {
+                return;
+            }
+            self.deferred.pop_front();
+        }
+    }
+
+    /// Takes a report; false if the journal failed on the way.
+    fn take(&mut self, report: Report) -> bool {
+        self.journal_failed = false;
+        match report {
+            Report::Committed { job, generation, outcome } => {
+                self.committed(job, generation, outcome);
+            }
+            Report::Ended { node, job, generation, ending } => {
+                self.ended(&node, job, generation, ending);
+            }
+            Report::Step { node, job, generation, step, news } => {
+                self.step(&node, job, generation, &step, news);
+            }
+        }
+        !self.journal_failed
+    }
+
+    /// Notes how far an assignment is, if it is the node's.
+    pub(crate) fn progress(
+        &self,
+        node: &NodeName,
+        job: JobId,
+        generation: Generation,
+        progress: Progress,
+    ) {
+        if self.is_current(node, job, generation) {
+            self.site.note_progress(job, progress);
+        }
+    }
+
+    fn step(
         &mut self,
         node: &NodeName,
         job: JobId,
@@ -22,13 +85,15 @@ impl Jobs {
         if !self.is_current(node, job, generation) {
             return;
         }
-        let Some(step) = Step::ALL.iter().copied().find(|known| known.as_str() == step) else {
+        let Some(step) = STEPS_OF_NODES.into_iter().find(|known| known.as_str() == step) else {
             return;
         };
         match news {
-            StepNews::Started => self.event(job, Event::Started(step)),
-            StepNews::Done(text) => self.event(job, Event::Done(step, Output { text, gaps: 0 })),
-            StepNews::Undone => self.event(job, Event::Undone(step)),
+            StepNews::Started => drop(self.event(job, Event::Started(step))),
+            StepNews::Done(text) => {
+                self.event(job, Event::Done(step, Output { text, gaps: 0 }));
+            }
+            StepNews::Undone => drop(self.event(job, Event::Undone(step))),
             // The ending that follows says what is to become of it.
             StepNews::Failed(text) => tracing::info!(%job, %step, %text, "a step failed"),
         }
@@ -41,14 +106,7 @@ impl Jobs {
         })
     }
 
-    /// How an assignment ended at its node.
-    pub(crate) fn ended(
-        &mut self,
-        node: &NodeName,
-        job: JobId,
-        generation: Generation,
-        ending: Ending,
-    ) {
+    fn ended(&mut self, node: &NodeName, job: JobId, generation: Generation, ending: Ending) {
         if !self.is_current(node, job, generation) {
             return;
         }
@@ -60,7 +118,10 @@ impl Jobs {
                     return self.lose(job, FailClass::Internal, "the node ended without a point");
                 }
                 self.event(job, Event::Started(Step::Release));
-                self.event(job, Event::Done(Step::Release, Output { text, gaps: 0 }));
+                // A protect job's gaps came with its commit.
+                let saga = self.live.get(&job).map(|live| live.job.task().saga());
+                let gaps = if saga == Some(Saga::Recover) { progress.gaps } else { 0 };
+                self.event(job, Event::Done(Step::Release, Output { text, gaps }));
                 self.advance(job);
             }
             Ending::Failed { refusal, retry } => {
@@ -94,6 +155,11 @@ impl Jobs {
             return;
         }
         if let Some(live) = self.live.get_mut(&job) {
+            if live.streaming == Some(generation) {
+                let text = format!("job {} has its stream already", job.short());
+                let _ = reply.send(Err(Refusal::new(RefusalKind::Stale, text)));
+                return;
+            }
             live.early = Some((generation, reply));
         }
         self.admit_early(job);
@@ -106,30 +172,36 @@ impl Jobs {
         if !ready {
             return;
         }
-        self.event(job, Event::Started(Step::Stream));
+        if !self.event(job, Event::Started(Step::Stream)) {
+            return;
+        }
         let Some(live) = self.live.get_mut(&job) else { return };
-        let Some((_, reply)) = live.early.take() else { return };
+        let Some((generation, reply)) = live.early.take() else { return };
+        live.streaming = Some(generation);
         let now = self.site.now();
         let plan = assign::ingest_plan(&self.site, &live.job, live.workload, now);
         // The agent may have given up waiting.
         let _ = reply.send(plan);
     }
 
-    /// Everything of the point is in the repository, and its commit begins.
-    pub(crate) fn streamed(&mut self, job: JobId, generation: Generation) {
-        if self.live.get(&job).is_some_and(|live| live.job.generation() == generation) {
-            self.event(job, Event::Done(Step::Stream, Output::default()));
-            self.event(job, Event::Started(Step::Commit));
+    /// Everything of the point is in the repository: may it be committed? Only the newest
+    /// generation of a job that nobody cancelled may, and only once the journal says so.
+    pub(crate) fn streamed(&mut self, job: JobId, generation: Generation) -> Result<(), Refusal> {
+        let stale = || {
+            let text = format!("job {} goes on without generation {generation}", job.short());
+            Refusal::new(RefusalKind::Stale, text)
+        };
+        if !self.live.get(&job).is_some_and(|live| live.job.generation() == generation) {
+            return Err(stale());
+        }
+        self.event(job, Event::Done(Step::Stream, Output::default()));
+        match self.event(job, Event::Started(Step::Commit)) {
+            true => Ok(()),
+            false => Err(stale()),
         }
     }
 
-    /// The commit's outcome: how many gaps, or why it was refused.
-    pub(crate) fn committed(
-        &mut self,
-        job: JobId,
-        generation: Generation,
-        outcome: Result<u64, Refusal>,
-    ) {
+    fn committed(&mut self, job: JobId, generation: Generation, outcome: Result<u64, Refusal>) {
         if !self.live.get(&job).is_some_and(|live| live.job.generation() == generation) {
             return;
         }
