@@ -2,6 +2,8 @@
 //! one value of every message, the bodies of the fuzz targets, and the checkout's own text.
 
 pub mod fuzzing;
+pub mod lab;
+pub mod mounted;
 pub mod net;
 pub mod samples;
 pub mod seeded;

@@ -19,9 +19,7 @@ use strongroom_node::home::{Home, Settings};
 use strongroom_node::log::LogStyle;
 use strongroom_protocol::admin::{JobRow, PointRow, Request, Response};
 use strongroom_protocol::link::{Endpoint, Link};
-use strongroom_protocol::{
-    ALPN_NODE, Clock, Identity, NodeName, RepoId, Role, SiteName, SystemClock, WorkloadName,
-};
+use strongroom_protocol::{ALPN_NODE, Clock, Identity, RepoId, Role, SystemClock, WorkloadName};
 use strongroom_proxy::Proxy;
 use strongroom_store::cut::CutParams;
 use strongroom_store::disk::LocalDisk;
@@ -64,7 +62,11 @@ pub struct TwoSites {
     pub proxy_at: SocketAddr,
 }
 
-fn name<T: std::str::FromStr>(text: &str) -> T
+/// A name of any kind, for tests.
+///
+/// # Panics
+/// When it is none.
+pub fn name<T: std::str::FromStr>(text: &str) -> T
 where
     T::Err: std::fmt::Debug,
 {
@@ -388,14 +390,4 @@ one_file_system = false
 "#,
         source.display()
     )
-}
-
-/// The name of a node, for tests.
-pub fn node_name(text: &str) -> NodeName {
-    name(text)
-}
-
-/// The name of a site, for tests.
-pub fn site_name(text: &str) -> SiteName {
-    name(text)
 }
