@@ -129,7 +129,8 @@ async fn play(seed: u64) {
     let lab = Lab::start(Cast::TwoSites).await.unwrap();
     lab.write("d0/f0", 300_000, seed).unwrap();
     let chance = Seeded::new(seed);
-    let mut history = History { lab, chance, points: vec![], holds: vec![], pinned: vec![], done: vec![] };
+    let (points, holds, pinned, done) = (vec![], vec![], vec![], vec![]);
+    let mut history = History { lab, chance, points, holds, pinned, done };
     for _ in 0..STEPS {
         history.step().await;
     }
