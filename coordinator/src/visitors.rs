@@ -13,7 +13,7 @@ use strongroom_protocol::control::Welcome;
 use strongroom_protocol::data::ToAgent;
 use strongroom_protocol::link::{LinkError, Receiver, Sender};
 use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
-use strongroom_protocol::{Generation, JobId, NodeName, PointId, Role};
+use strongroom_protocol::{Generation, Identity, JobId, NodeName, PointId, Role};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::commit::{Committed, Uncommitted, Whose};
@@ -85,23 +85,19 @@ impl Visitors for Reception {
         receiver: Receiver,
     ) -> Result<(), LinkError> {
         let site = &self.site;
-        match enrol::answer(&site.guard, &site.book, sender, receiver).await? {
+        let note = |outcome: &Result<Identity, Refusal>| match outcome {
             Ok(identity) => {
                 if identity.role == Role::Proxy {
-                    admin::make_known(site, &identity);
+                    admin::make_known(site, identity);
                 }
-                site.record(
-                    &identity.to_string(),
-                    "enrol",
-                    &identity.to_string(),
-                    &from.to_string(),
-                );
+                let who = identity.to_string();
+                site.record(&who, "enrol", &who, &from.to_string());
             }
             Err(refusal) => {
                 site.record(&from.to_string(), "enrol.refused", "token", &refusal.to_string());
             }
-        }
-        Ok(())
+        };
+        enrol::answer(&site.guard, &site.book, sender, receiver, note).await
     }
 
     fn turned_away(&self, from: SocketAddr, peer: Option<&Peer>, why: &str) {

@@ -105,14 +105,15 @@ pub fn unspecified(peer: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The authority's side: answers one request on a stream of the enrolment ALPN. Returns who
-/// was granted, or what was refused, for the audit log.
+/// The authority's side: answers one request on a stream of the enrolment ALPN. Who was granted,
+/// or what was refused, is noted before the answer goes out: the peer may be gone after it.
 pub async fn answer(
     guard: &Arc<Guard>,
     book: &Arc<TokenBook>,
     mut sender: Sender,
     mut receiver: Receiver,
-) -> Result<Result<Identity, Refusal>, LinkError> {
+    note: impl FnOnce(&Result<Identity, Refusal>) + Send,
+) -> Result<(), LinkError> {
     let (EnrolRequest::First { secret, identity, csr }, _) = receiver.expect().await?;
     let (guard, book, claimed) = (Arc::clone(guard), Arc::clone(book), identity.clone());
     let granted =
@@ -123,10 +124,11 @@ pub async fn answer(
         Ok(chain) => (EnrolResponse::Granted { chain }, Ok(identity)),
         Err(refusal) => (EnrolResponse::Refused(refusal.clone()), Err(refusal)),
     };
+    note(&outcome);
     sender.send(&response).await?;
     sender.finish();
     sender.delivered().await;
-    Ok(outcome)
+    Ok(())
 }
 
 fn grant(

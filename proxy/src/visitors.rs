@@ -8,10 +8,10 @@ use strongroom_certs::{Peer, TokenBook};
 use strongroom_node::door::{Visit, Visitors};
 use strongroom_node::guard::Guard;
 use strongroom_node::{enrol, serve};
-use strongroom_protocol::Role;
 use strongroom_protocol::admin::Request;
 use strongroom_protocol::link::{LinkError, Receiver, Sender};
 use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
+use strongroom_protocol::{Identity, Role};
 use strongroom_store::repo::Repo;
 
 use crate::admin;
@@ -72,11 +72,11 @@ impl Visitors for Site {
         sender: Sender,
         receiver: Receiver,
     ) -> Result<(), LinkError> {
-        match enrol::answer(&self.guard, &self.book, sender, receiver).await? {
+        let note = |outcome: &Result<Identity, Refusal>| match outcome {
             Ok(identity) => tracing::info!(%from, %identity, "enrolled"),
             Err(refusal) => tracing::warn!(%from, %refusal, "an enrolment was refused"),
-        }
-        Ok(())
+        };
+        enrol::answer(&self.guard, &self.book, sender, receiver, note).await
     }
 
     fn turned_away(&self, from: SocketAddr, peer: Option<&Peer>, why: &str) {
