@@ -13,7 +13,7 @@ mod read;
 mod salvage;
 mod verify;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -49,7 +49,7 @@ struct Inner {
     index: Arc<Index>,
     writer: Option<Writer>,
     readers: Mutex<VecDeque<(PackId, Arc<dyn ReadFile>)>>,
-    incoming: Arc<Mutex<HashSet<PackId>>>,
+    incoming: Arc<Mutex<incoming::Transfers>>,
     health: Mutex<Health>,
     flushing: AtomicBool,
     committing: points::Committing,

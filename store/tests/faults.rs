@@ -6,8 +6,9 @@ mod common;
 
 use common::{check_point, create, open, protect, write_small};
 use std::sync::Arc;
+use strongroom_protocol::id::PackId;
 use strongroom_store::disk::sim::{Crash, Fault, FaultPlan, SimDisk};
-use strongroom_store::repo::{Depth, Repo};
+use strongroom_store::repo::{Begun, Depth, Repo, RepoError};
 
 /// How many operations fail in a row.
 const RUNS: [usize; 2] = [1, 9];
@@ -94,4 +95,49 @@ fn a_full_disk_is_named_and_what_was_kept_stays() {
     disk.fail(None);
     protect(&repo, 2).unwrap();
     check_point(&repo, 2).unwrap();
+}
+
+/// Receives a pack in two halves; what was under way when it failed is dropped.
+fn receive(repo: &Repo, pack: PackId, bytes: &[u8]) -> Result<(), RepoError> {
+    let Begun::Receiving(mut incoming) = repo.begin_pack(pack)? else { return Ok(()) };
+    let (head, rest) = bytes.split_at(bytes.len() / 2);
+    assert_eq!(incoming.offset(), 0);
+    incoming.write(head)?;
+    incoming.write(rest)?;
+    incoming.finish()
+}
+
+#[test]
+fn a_pack_that_met_an_error_is_received_from_its_start() {
+    let source = open(&prepared());
+    let packs: Vec<(PackId, Vec<u8>)> = source
+        .packs()
+        .into_iter()
+        .map(|pack| (pack, source.read_pack(pack, 0, usize::MAX).unwrap().to_vec()))
+        .collect();
+    let (pack, bytes) = packs.first().unwrap();
+    let mut failures = 0;
+    for count in [1, 9] {
+        for first in 0..12 {
+            let disk = SimDisk::new();
+            create(&disk);
+            let copy = open(&disk);
+            let start = disk.op_count() + first;
+            disk.fail(Some(FaultPlan { ops: start..start + count, fault: Fault::Io }));
+            let received = receive(&copy, *pack, bytes);
+            disk.fail(None);
+            if received.is_err() {
+                failures += 1;
+                let Begun::Receiving(again) = copy.begin_pack(*pack).unwrap() else { panic!() };
+                assert_eq!(again.offset(), 0, "operation {first}, {count} in a row");
+            }
+            for (pack, bytes) in &packs {
+                receive(&copy, *pack, bytes).unwrap();
+            }
+            common::commit(&copy, 1).unwrap();
+            let worst = open(&disk.crash_image(disk.log_len(), Crash::Drop));
+            check_point(&worst, 1).unwrap();
+        }
+    }
+    assert!(failures >= 8, "{failures} failures: the test proved too little");
 }

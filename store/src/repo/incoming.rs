@@ -1,8 +1,9 @@
 //! Receiving whole packs from another copy. A transfer that was cut off resumes where its file
-//! ends; a pack takes its place only when its bytes hash to its name.
+//! ends; a pack takes its place only when its bytes hash to its name. One that met an error of
+//! the disk starts afresh: what could not be written back may read well until power is lost.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use strongroom_protocol::id::PackId;
 
@@ -33,18 +34,40 @@ pub struct IncomingPack {
     file: Box<dyn AppendFile>,
     hasher: blake3::Hasher,
     writeback_at: u64,
-    _claim: Claim,
+    claim: Claim,
+}
+
+/// The transfers of one repository.
+#[derive(Default)]
+pub(super) struct Transfers {
+    under_way: HashSet<PackId>,
+    /// Their file met an error and could not be removed.
+    spoiled: HashSet<PackId>,
 }
 
 /// Keeps a second transfer of the same pack out.
 struct Claim {
-    claims: Arc<Mutex<HashSet<PackId>>>,
+    transfers: Arc<Mutex<Transfers>>,
     pack: PackId,
+}
+
+impl Claim {
+    fn of(transfers: &Arc<Mutex<Transfers>>, pack: PackId) -> Option<Self> {
+        let transfers = Arc::clone(transfers);
+        let mut all = transfers.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = all.under_way.insert(pack);
+        drop(all);
+        is_new.then_some(Self { transfers, pack })
+    }
+
+    fn all(&self) -> MutexGuard<'_, Transfers> {
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pack);
+        self.all().under_way.remove(&self.pack);
     }
 }
 
@@ -53,28 +76,26 @@ impl Repo {
     pub fn begin_pack(&self, pack: PackId) -> Result<Begun, RepoError> {
         let inner = &self.inner;
         inner.writer()?;
-        let claims = Arc::clone(&inner.incoming);
-        if !claims.lock().unwrap_or_else(PoisonError::into_inner).insert(pack) {
-            return Err(RepoError::Busy { pack });
-        }
-        let claim = Claim { claims, pack };
+        let claim = Claim::of(&inner.incoming, pack).ok_or(RepoError::Busy { pack })?;
         if inner.index.class(&pack).is_some() {
             return Ok(Begun::Present);
         }
         let path = format!("tmp/{pack}{PART}");
         let mut hasher = blake3::Hasher::new();
-        let file = if inner.disk.exists(&path)? {
+        let is_spoiled = claim.all().spoiled.contains(&pack);
+        let file = if inner.disk.exists(&path)? && !is_spoiled {
             let file = inner.disk.append_to(&path)?;
             let reader = inner.disk.open(&path)?;
             hash_range(&*reader, &mut hasher, file.len())?;
             file
         } else {
-            inner.disk.create(&path)?
+            let file = inner.disk.create(&path)?;
+            claim.all().spoiled.remove(&pack);
+            file
         };
         let writeback_at = file.len() + WRITEBACK_BYTES;
         let inner = Arc::clone(inner);
-        let incoming =
-            IncomingPack { inner, pack, path, file, hasher, writeback_at, _claim: claim };
+        let incoming = IncomingPack { inner, pack, path, file, hasher, writeback_at, claim };
         Ok(Begun::Receiving(Box::new(incoming)))
     }
 }
@@ -85,12 +106,16 @@ impl IncomingPack {
         self.file.len()
     }
 
-    /// Takes the next bytes. After an error the transfer is begun again.
+    /// Takes the next bytes. After an error the transfer is begun again, from the start.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), RepoError> {
         if self.file.len() + bytes.len() as u64 > PACK_BYTES_MAX {
+            self.spoil();
             return Err(self.refused("it is longer than a pack may be"));
         }
-        self.file.append(bytes)?;
+        if let Err(error) = self.file.append(bytes) {
+            self.spoil();
+            return Err(error.into());
+        }
         self.hasher.update(bytes);
         if self.file.len() >= self.writeback_at {
             self.file.start_writeback();
@@ -100,16 +125,23 @@ impl IncomingPack {
     }
 
     /// Checks the whole and puts it in its place; its name is durable at the next barrier. What
-    /// does not hash to its name is removed, so that the next transfer starts afresh.
+    /// does not hash to its name, or cannot be synced, is removed, so that the next transfer
+    /// starts afresh.
     pub fn finish(mut self) -> Result<(), RepoError> {
+        let placed = self.take_place();
+        if placed.is_err() {
+            self.spoil();
+        }
+        placed
+    }
+
+    fn take_place(&mut self) -> Result<(), RepoError> {
         if *self.hasher.finalize().as_bytes() != self.pack.0 {
-            self.inner.disk.remove(&self.path)?;
             return Err(self.refused("its hash is another"));
         }
         let disk = &self.inner.disk;
         let reader = disk.open(&self.path)?;
         let Ok((class, entries)) = read_footer(&*reader, self.inner.config.repo) else {
-            disk.remove(&self.path)?;
             return Err(self.refused("it is no pack of this repository"));
         };
         self.file.sync()?;
@@ -126,6 +158,17 @@ impl IncomingPack {
     /// Forgets what came in.
     pub fn abandon(self) -> Result<(), RepoError> {
         Ok(self.inner.disk.remove(&self.path)?)
+    }
+
+    /// Removes the file: a failed sync is reported once, and the next one of the same bytes
+    /// would succeed though they never reached the disk.
+    fn spoil(&self) {
+        if let Err(error) = self.inner.disk.remove(&self.path)
+            && !error.is_missing()
+        {
+            tracing::warn!(pack = %self.pack, %error, "a spoiled transfer was not removed");
+            self.claim.all().spoiled.insert(self.pack);
+        }
     }
 
     const fn refused(&self, reason: &'static str) -> RepoError {

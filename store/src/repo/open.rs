@@ -2,7 +2,7 @@
 //! last. Opening for writing takes the lock, salvages what a crash left and starts the writer;
 //! damage of packs or of the index never prevents opening.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
@@ -131,7 +131,7 @@ impl Repo {
             index,
             writer,
             readers: Mutex::new(VecDeque::new()),
-            incoming: Arc::new(Mutex::new(HashSet::new())),
+            incoming: Arc::default(),
             health: Mutex::new(health(losses)),
             flushing: AtomicBool::new(false),
             committing: super::points::Committing::default(),
