@@ -31,10 +31,12 @@ impl Repo {
     /// The workload of a point and its manifest file, by the point's id alone.
     pub fn manifest_of(&self, point: PointId) -> Result<(WorkloadId, Vec<u8>), PointError> {
         let failed = |source| PointError::Repo { point, source };
-        let points = self.points().map_err(failed)?;
-        let found = points.into_iter().find(|(_, id)| *id == point);
-        let (workload, _) = found.ok_or_else(|| failed(RepoError::NoSuchPoint { point }))?;
-        Ok((workload, self.manifest_bytes(workload, point).map_err(failed)?))
+        for workload in self.workloads().map_err(failed)? {
+            if self.has_point_of(workload, point).map_err(failed)? {
+                return Ok((workload, self.manifest_bytes(workload, point).map_err(failed)?));
+            }
+        }
+        Err(failed(RepoError::NoSuchPoint { point }))
     }
 
     /// A point's manifest, opened.
@@ -91,8 +93,14 @@ impl BlobSource for Repo {
 
 fn told(kind: BlobKind, id: ChunkId, error: RepoError) -> SourceError {
     match error {
-        RepoError::NoSuchBlob { .. } => SourceError::Missing { kind, id },
-        RepoError::DamagedBlob { .. } | RepoError::Parcel { .. } | RepoError::WrongKind { .. } => {
+        RepoError::NoSuchBlob { .. } | RepoError::NoSuchPack { .. } => {
+            SourceError::Missing { kind, id }
+        }
+        // What the disk does not give is damage too: it costs one blob, not the whole read.
+        RepoError::DamagedBlob { .. }
+        | RepoError::Disk(_)
+        | RepoError::Parcel { .. }
+        | RepoError::WrongKind { .. } => {
             SourceError::Damaged { kind, id, source: Some(Box::new(error)) }
         }
         other => SourceError::Unreachable { kind, id, source: Box::new(other) },

@@ -138,8 +138,7 @@ impl Repo {
     pub fn points(&self) -> Result<Vec<(WorkloadId, PointId)>, RepoError> {
         let disk = &*self.inner.disk;
         let mut points = Vec::new();
-        for workload in disk.list("points")? {
-            let Ok(id) = workload.name.parse() else { continue };
+        for id in self.workloads()? {
             for point in disk.list(&directory_of(id))? {
                 if point.kind == EntryKind::File
                     && let Ok(point) = point.name.parse()
@@ -149,6 +148,17 @@ impl Repo {
             }
         }
         Ok(points)
+    }
+
+    /// The workloads that have, or had, points here.
+    pub fn workloads(&self) -> Result<Vec<WorkloadId>, RepoError> {
+        let listed = self.inner.disk.list("points")?;
+        Ok(listed.into_iter().filter_map(|entry| entry.name.parse().ok()).collect())
+    }
+
+    /// Whether the point is here, in one look; that it cannot be told is an error.
+    pub fn has_point_of(&self, workload: WorkloadId, point: PointId) -> Result<bool, RepoError> {
+        Ok(self.inner.disk.exists(&path_of(workload, point))?)
     }
 
     /// A point's manifest, its hash checked.
