@@ -234,7 +234,10 @@ impl Index {
             return Accept::Present;
         }
         state.pending.insert(id, kind);
-        state.prove(&[id]);
+        // Nothing is ever asked about the proof of data: remembering it would only cost memory.
+        if kind.is_metadata() {
+            state.prove(&[id]);
+        }
         hand_on();
         Accept::Taken
     }
@@ -273,7 +276,7 @@ impl Index {
         ids.iter().filter(|id| state.is_doubted(id)).copied().collect()
     }
 
-    /// The closure of these is complete, unless something was lost since `seen_losses`.
+    /// The closure of these, metadata all of them, is complete, unless something was lost since `seen_losses`.
     pub(crate) fn prove(&self, ids: &[ChunkId], seen_losses: u64) {
         let mut state = self.state_mut();
         if self.losses() == seen_losses {
@@ -294,6 +297,11 @@ impl Index {
     /// Entries that are in no segment yet.
     pub fn recent_len(&self) -> usize {
         self.state().recent.len()
+    }
+
+    /// Metadata ids remembered as proven since something was lost.
+    pub fn proven_len(&self) -> usize {
+        self.state().proven_len()
     }
 
     /// Bytes of memory spent on segments.

@@ -10,6 +10,7 @@ use common::{
     WORKLOAD, check_point, commit, create, key, manifest, open, point_id, protect, tree,
     write_small,
 };
+use strongroom_protocol::id::WorkloadId;
 use strongroom_store::disk::Disk;
 use strongroom_store::disk::sim::{Crash, Damage, SimDisk};
 use strongroom_store::keys::VaultKey;
@@ -180,4 +181,29 @@ fn a_point_is_one_manifest() {
         repo.manifest_bytes(WORKLOAD, point_id(1)),
         Err(RepoError::NoSuchPoint { .. })
     ));
+}
+
+#[test]
+fn after_a_loss_only_metadata_is_remembered_as_proven() {
+    let disk = prepared();
+    let lost = disk.paths().into_iter().find(|path| path.starts_with("packs/")).unwrap();
+    disk.remove(&lost).unwrap();
+    let repo = open(&disk);
+    assert!(!repo.health().is_sound());
+    protect(&repo, 7).unwrap();
+    protect(&repo, 7).unwrap();
+    let metadata = 1 + tree(7).children.iter().filter(|node| node.kind.is_metadata()).count();
+    assert_eq!(repo.index().proven_len(), metadata);
+}
+
+#[test]
+fn a_point_is_found_by_its_path() {
+    let repo = open(&prepared());
+    let (there, other) = (point_id(1), WorkloadId::from_bytes([9; 16]));
+    assert!(repo.has_point_of(WORKLOAD, there).unwrap());
+    assert!(!repo.has_point_of(WORKLOAD, point_id(99)).unwrap());
+    assert!(!repo.has_point_of(other, there).unwrap());
+    let (workload, file) = repo.manifest_of(there).unwrap();
+    assert_eq!((workload, file), (WORKLOAD, repo.manifest_bytes(WORKLOAD, there).unwrap()));
+    assert!(repo.manifest_of(point_id(99)).unwrap_err().is_absent());
 }

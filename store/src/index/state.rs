@@ -117,6 +117,13 @@ impl State {
         }
     }
 
+    pub(super) fn proven_len(&self) -> usize {
+        match &self.doubts {
+            Doubts::AllBut(proven) => proven.len(),
+            Doubts::Only(_) => 0,
+        }
+    }
+
     fn doubt(&mut self, id: ChunkId) {
         match &mut self.doubts {
             Doubts::AllBut(proven) => {

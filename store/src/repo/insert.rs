@@ -66,7 +66,9 @@ impl Repo {
             }
             let found = inner.index.lookup_many(&[id]).map_err(RepoError::from)?;
             if found.first().is_some_and(|found| *found != Found::Absent) {
-                inner.index.prove(&[id], losses);
+                if sealed.kind.is_metadata() {
+                    inner.index.prove(&[id], losses);
+                }
                 if inner.index.losses() == losses {
                     return Ok(Inserted::Present);
                 }
