@@ -17,7 +17,7 @@ use strongroom_store::content::Meta;
 use strongroom_store::tree::{BlobSource, Tree};
 
 use crate::orders::{StopFlag, failed};
-use crate::restore::{self, Report, RestoreOptions, Restorer, Selection};
+use crate::restore::{self, Report, RestoreError, RestoreOptions, Restorer, Selection};
 
 /// The directory a point's only item is, with its own metadata.
 ///
@@ -27,7 +27,10 @@ pub fn item<S: BlobSource>(tree: &Tree<S>) -> Result<(ChunkId, Meta), Refusal> {
     let damaged = |text: String| Refusal::new(RefusalKind::Damaged, text);
     let first = tree.directory(tree.root()).next();
     let entry = first.ok_or_else(|| damaged("the point lists nothing".to_owned()))?;
-    let entry = entry.map_err(|error| damaged(Chain(&error).to_string()))?;
+    let entry = entry.map_err(|error| match restore::is_unreachable(&error) {
+        true => Refusal::new(RefusalKind::Unavailable, Chain(&error).to_string()),
+        false => damaged(Chain(&error).to_string()),
+    })?;
     let page = entry.directory_page();
     let page = page.ok_or_else(|| damaged("the point's item is no directory".to_owned()))?;
     Ok((page, entry.meta))
@@ -60,9 +63,11 @@ pub(crate) async fn perform(task: &Task, work: RecoverWork) -> Ending {
     let flag = Arc::clone(&stop.flag);
     let root = manifest.body.root;
     let keys = source.keys().clone();
+    let pointless = |refusal| (refusal, RetryAdvice::Pointless);
     let writing = tokio::task::spawn_blocking(move || {
-        let selection = Selection::typed(&work.select)
-            .map_err(|error| Refusal::new(RefusalKind::Invalid, Chain(&error).to_string()))?;
+        let selection = Selection::typed(&work.select).map_err(|error| {
+            pointless(Refusal::new(RefusalKind::Invalid, Chain(&error).to_string()))
+        })?;
         let whole = work.select.is_empty();
         let options = RestoreOptions {
             selection,
@@ -72,24 +77,35 @@ pub(crate) async fn perform(task: &Task, work: RecoverWork) -> Ending {
         };
         let restorer = Restorer::new(options, flag);
         let tree = Tree::new(source, root);
-        let (page, meta) = item(&tree)?;
-        restorer
-            .run(&tree, page, whole.then_some(meta))
-            .map_err(|error| Refusal::new(RefusalKind::Unavailable, Chain(&error).to_string()))
+        let (page, meta) = item(&tree).map_err(|refusal| match refusal.kind {
+            RefusalKind::Unavailable => (refusal, RetryAdvice::Later),
+            _ => pointless(refusal),
+        })?;
+        restorer.run(&tree, page, whole.then_some(meta)).map_err(|error| stopped_by(&error))
     });
-    let written = writing
-        .await
-        .unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Internal, "the restore failed")));
+    let written = writing.await.unwrap_or_else(|_| {
+        Err(pointless(Refusal::new(RefusalKind::Internal, "the restore failed")))
+    });
     conclude(task, written).await
 }
 
-async fn conclude(task: &Task, written: Result<Report, Refusal>) -> Ending {
+/// What ended the restore, and whether another try can help: over a link that is back it goes
+/// on where it ended.
+fn stopped_by(error: &RestoreError) -> (Refusal, RetryAdvice) {
+    let retry = match error {
+        RestoreError::Unreachable { .. } => RetryAdvice::Later,
+        _ => RetryAdvice::Pointless,
+    };
+    (Refusal::new(RefusalKind::Unavailable, Chain(error).to_string()), retry)
+}
+
+async fn conclude(task: &Task, written: Result<Report, (Refusal, RetryAdvice)>) -> Ending {
     let report = match written {
         Ok(report) => report,
         Err(_) if task.cancelled.is_cancelled() => return Ending::Cancelled,
-        Err(refusal) => {
+        Err((refusal, retry)) => {
             task.step("write", StepNews::Failed(refusal.to_string())).await;
-            return failed(refusal, RetryAdvice::Pointless);
+            return failed(refusal, retry);
         }
     };
     let text = format!(

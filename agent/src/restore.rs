@@ -1,6 +1,7 @@
 //! Writes a tree of a point into a directory. Promises that nothing is written outside of
 //! it, that a file is whole when it has its name, that what is there and right is left
-//! alone, and that one bad file costs itself; refuses to go on when the target is full.
+//! alone, and that one bad file costs itself; refuses to go on when the target is full or
+//! the source is out of reach.
 
 pub mod apply;
 pub mod compare;
@@ -20,10 +21,10 @@ use crossbeam_channel::bounded;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
-use strongroom_protocol::ChunkId;
+use strongroom_protocol::{Chain, ChunkId};
 use strongroom_store::content::Meta;
 use strongroom_store::keys::AgentKeys;
-use strongroom_store::tree::{BlobSource, Tree};
+use strongroom_store::tree::{BlobSource, SourceError, Tree};
 
 use crate::restore::apply::Owners;
 use crate::restore::directory::Directory;
@@ -92,6 +93,9 @@ pub enum RestoreError {
     /// Somebody asked to stop.
     #[error("the restore was stopped")]
     Stopped,
+    /// Where the chunks come from is out of reach: a later try goes on where this one ended.
+    #[error("the source cannot be reached: {reason}")]
+    Unreachable { reason: String },
     /// The target is not there and cannot be made, or is no directory.
     #[error("the target {} cannot be opened", .target.display())]
     Target { target: PathBuf, source: io::Error },
@@ -156,13 +160,16 @@ impl Shared {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Notes a problem; stops everything if it is one of the whole target.
+    /// Notes a problem; stops everything if it is one of the whole target or source.
     pub(crate) fn problem(&self, path: &[u8], error: &(dyn std::error::Error + 'static)) {
         let target = self.options.target.clone();
         let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
         let fatal = match errno.map(Errno::from_raw_os_error) {
             Some(Errno::NOSPC | Errno::DQUOT) => Some(RestoreError::Full { target }),
             Some(Errno::ROFS) => Some(RestoreError::ReadOnly { target }),
+            _ if is_unreachable(error) => {
+                Some(RestoreError::Unreachable { reason: Chain(error).to_string() })
+            }
             _ => None,
         };
         if let Some(fatal) = fatal {
@@ -172,18 +179,20 @@ impl Shared {
             return;
         }
         self.progress.problems.fetch_add(1, Ordering::Relaxed);
-        let mut why = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            why.push_str(": ");
-            why.push_str(&cause.to_string());
-            source = cause.source();
-        }
+        let why = Chain(error).to_string();
         let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         if problems.len() < PROBLEMS_KEPT_MAX {
             problems.push(Problem { path: path.to_vec(), why });
         }
     }
+}
+
+/// Whether the source could not be reached, as against having lost something.
+pub fn is_unreachable(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let of_source = error.downcast_ref::<SourceError>();
+        matches!(of_source, Some(SourceError::Unreachable { .. }))
+    })
 }
 
 /// A restore to be run.
