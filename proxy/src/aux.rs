@@ -1,16 +1,20 @@
 //! Puts points on media: the packs they need that the set does not hold yet, then their
 //! manifests, in one session whose catalog closes it. What a session wrote counts only once
-//! it is finished, and packs go as they are.
+//! it is finished, and packs go as they are. A point that cannot be had is left out and named,
+//! and costs the others nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 
 use strongroom_node::desk::Task;
 use strongroom_protocol::control::Progress;
 use strongroom_protocol::opening::{Refusal, RefusalKind};
-use strongroom_protocol::{Chain, Clock, MediaSetName, PackId, PointId};
+use strongroom_protocol::{Chain, Clock, MediaSetName, PackId, PointId, WorkloadId};
 use strongroom_store::manifest::Manifest;
-use strongroom_store::media::{MediaIdentity, MediaSetWriter, Put, RepoPack, SetOrder};
+use strongroom_store::media::{
+    Held, MediaError, MediaIdentity, MediaSetWriter, Put, RepoPack, SetOrder,
+};
 use strongroom_store::repo::Repo;
 use strongroom_store::tape::TapeLibrary;
 
@@ -36,19 +40,26 @@ pub(crate) fn write_points(
     };
     let mut writer =
         MediaSetWriter::open(library, order, clock).map_err(|error| unavailable(&error))?;
-    let wanted = lacking(repo, &writer, points)?;
-    if wanted.points.is_empty() {
-        return Ok((Progress::default(), "the set holds it already".to_owned()));
+    let Wanted { packs, points, mut left_out } = lacking(repo, writer.held(), points);
+    if points.is_empty() {
+        return conclude((Progress::default(), "the set holds it already".to_owned()), &left_out);
     }
-    let total: u64 = wanted.packs.values().sum();
+    let total: u64 = packs.values().sum();
     let mut progress = Progress { bytes_total: Some(total), ..Progress::default() };
+    let mut spoiled = BTreeMap::new();
     writer.begin(total).map_err(|error| unavailable(&error))?;
-    for (pack, bytes) in wanted.packs {
+    for (pack, bytes) in packs {
         if task.cancelled.is_cancelled() {
             return Err(Refusal::new(RefusalKind::Cancelled, "stopped by an operator"));
         }
-        let mut source = RepoPack::new(repo, pack).map_err(|error| unavailable(&error))?;
-        let put = writer.put_pack(pack, bytes, &mut source).map_err(|error| unavailable(&error))?;
+        let put = match put_pack(repo, &mut writer, pack, bytes) {
+            Ok(put) => put,
+            Err(error) if is_of_pack(&error) => {
+                spoiled.insert(pack, Chain(&error).to_string());
+                continue;
+            }
+            Err(error) => return Err(unavailable(&error)),
+        };
         if put == Put::Written {
             progress.bytes_read += bytes;
             progress.bytes_sent += bytes;
@@ -56,44 +67,170 @@ pub(crate) fn write_points(
         progress.bytes_seen += bytes;
         task.progress(progress);
     }
-    for (point, manifest) in wanted.points {
-        let head = Manifest::decode_head(&manifest)
-            .map_err(|error| refused(RefusalKind::Damaged, &error))?;
-        writer
-            .put_manifest(head.workload, point, &manifest)
-            .map_err(|error| unavailable(&error))?;
+    for WantedPoint { workload, point, manifest, packs } in points {
+        match packs.iter().find_map(|pack| spoiled.get(pack)) {
+            Some(why) => left_out.push((point, why.clone())),
+            None => {
+                let put = writer.put_manifest(workload, point, &manifest);
+                put.map_err(|error| unavailable(&error))?;
+            }
+        }
     }
     let report = writer.finish().map_err(|error| unavailable(&error))?;
     let media: Vec<_> = report.media.iter().map(ToString::to_string).collect();
     let text = format!("session {} on {}", report.session, media.join(", "));
-    Ok((progress, text))
+    conclude((progress, text), &left_out)
 }
 
+/// A pack that cannot be read leaves the session as it was.
+fn put_pack(
+    repo: &Repo,
+    writer: &mut MediaSetWriter,
+    pack: PackId,
+    bytes: u64,
+) -> Result<Put, MediaError> {
+    let unreadable = |error| MediaError::Source { bytes: 0, source: io::Error::other(error) };
+    let mut source = RepoPack::new(repo, pack).map_err(unreadable)?;
+    writer.put_pack(pack, bytes, &mut source)
+}
+
+const fn is_of_pack(error: &MediaError) -> bool {
+    matches!(error, MediaError::PackMismatch { .. } | MediaError::Source { .. })
+}
+
+/// What was written counts; what was left out is to be tried again, when the rest is held
+/// already and costs nothing.
+fn conclude(
+    done: (Progress, String),
+    left_out: &[(PointId, String)],
+) -> Result<(Progress, String), Refusal> {
+    if left_out.is_empty() {
+        return Ok(done);
+    }
+    let each: Vec<_> =
+        left_out.iter().map(|(point, why)| format!("point {point}: {why}")).collect();
+    let text = format!("{} left out: {}", each.len(), each.join("; "));
+    Err(Refusal::new(RefusalKind::Damaged, text))
+}
+
+/// What is to be written, and what cannot be.
 struct Wanted {
     packs: BTreeMap<PackId, u64>,
-    points: Vec<(PointId, Vec<u8>)>,
+    points: Vec<WantedPoint>,
+    left_out: Vec<(PointId, String)>,
 }
 
-fn lacking(repo: &Repo, writer: &MediaSetWriter, points: &[PointId]) -> Result<Wanted, Refusal> {
-    let mut wanted = Wanted { packs: BTreeMap::new(), points: Vec::new() };
-    for point in points {
-        if writer.held().has_point(point) {
-            continue;
+struct WantedPoint {
+    workload: WorkloadId,
+    point: PointId,
+    manifest: Vec<u8>,
+    /// Those of its packs that the set does not hold yet.
+    packs: BTreeSet<PackId>,
+}
+
+fn lacking(repo: &Repo, held: &Held, points: &[PointId]) -> Wanted {
+    let mut wanted = Wanted { packs: BTreeMap::new(), points: Vec::new(), left_out: Vec::new() };
+    for point in points.iter().filter(|point| !held.has_point(point)) {
+        match want(repo, held, *point, &mut wanted.packs) {
+            Ok(found) => wanted.points.push(found),
+            Err(error) => wanted.left_out.push((*point, Chain(&*error).to_string())),
         }
-        let (_, manifest) =
-            repo.manifest_of(*point).map_err(|error| refused(RefusalKind::Missing, &error))?;
-        let head = Manifest::decode_head(&manifest)
-            .map_err(|error| refused(RefusalKind::Damaged, &error))?;
-        let closure =
-            repo.closure(&head.roots).map_err(|error| refused(RefusalKind::Damaged, &error))?;
-        for pack in closure.packs {
-            if !writer.held().has_pack(&pack) {
-                let bytes =
-                    repo.pack_len(pack).map_err(|error| refused(RefusalKind::Missing, &error))?;
-                wanted.packs.insert(pack, bytes);
-            }
-        }
-        wanted.points.push((*point, manifest));
     }
-    Ok(wanted)
+    wanted
+}
+
+/// One point, its packs noted with their lengths only when it is all there.
+fn want(
+    repo: &Repo,
+    held: &Held,
+    point: PointId,
+    lengths: &mut BTreeMap<PackId, u64>,
+) -> Result<WantedPoint, Box<dyn std::error::Error + Send + Sync>> {
+    let (workload, manifest) = repo.manifest_of(point)?;
+    let head = Manifest::decode_head(&manifest)?;
+    let closure = repo.closure(&head.roots)?;
+    let packs: BTreeSet<_> =
+        closure.packs.into_iter().filter(|pack| !held.has_pack(pack)).collect();
+    let mut found = Vec::with_capacity(packs.len());
+    for pack in &packs {
+        found.push((*pack, repo.pack_len(*pack)?));
+    }
+    lengths.extend(found);
+    Ok(WantedPoint { workload, point, manifest, packs })
+}
+
+/// A repository in memory, and points that need nothing, for tests.
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+pub(crate) mod testing {
+    use std::sync::Arc;
+
+    use strongroom_protocol::{PointId, RepoId, Timestamp, WorkloadId};
+    use strongroom_store::cut::CutParams;
+    use strongroom_store::disk::sim::SimDisk;
+    use strongroom_store::keys::VaultKey;
+    use strongroom_store::repo::{Mode, Options, Repo, RepoSetup};
+    use strongroom_store::writer::WriterLimits;
+
+    const REPO: RepoId = RepoId::from_bytes([1; 16]);
+    pub(crate) const WORKLOAD: WorkloadId = WorkloadId::from_bytes([2; 16]);
+
+    pub(crate) fn repo(disk: &SimDisk) -> Repo {
+        let key = VaultKey::from_bytes([3; 32]);
+        let setup = RepoSetup {
+            repo: REPO,
+            org: "acme".parse().unwrap(),
+            cut: CutParams::FILES,
+            created: Timestamp(1),
+            wraps: vec![vec![1]],
+        };
+        Repo::create(disk, &setup, &key).unwrap();
+        let options = Options { mode: Mode::Write, limits: WriterLimits::default() };
+        Repo::open(Arc::new(disk.clone()), &key, options).unwrap()
+    }
+
+    /// Framed as the format says.
+    pub(crate) fn manifest(point: PointId) -> Vec<u8> {
+        let names = (*REPO.as_bytes(), *WORKLOAD.as_bytes(), *point.as_bytes());
+        let roots: Vec<(u8, [u8; 32])> = Vec::new();
+        let head = postcard::to_stdvec(&(names, 5_i64, 0_u8, roots, 1_u32, 1_u32)).unwrap();
+        let mut bytes = b"SRPOIN01".to_vec();
+        bytes.extend_from_slice(&u32::try_from(head.len()).unwrap().to_le_bytes());
+        bytes.extend_from_slice(&head);
+        bytes.extend_from_slice(&16_u32.to_le_bytes());
+        bytes.extend_from_slice(&[0; 28]);
+        let hash = blake3::hash(&bytes);
+        bytes.extend_from_slice(hash.as_bytes());
+        bytes
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+mod tests {
+    use strongroom_store::disk::sim::{Damage, SimDisk};
+
+    use super::testing::{WORKLOAD, manifest, repo};
+    use super::*;
+
+    #[test]
+    fn a_point_that_cannot_be_had_is_left_out_and_the_others_are_written() {
+        let disk = SimDisk::new();
+        let repo = repo(&disk);
+        let [sound, damaged, absent] = [5, 6, 7].map(|n| PointId::from_bytes([n; 16]));
+        for point in [sound, damaged] {
+            repo.commit_point(WORKLOAD, point, &manifest(point)).unwrap();
+        }
+        let path = format!("points/{WORKLOAD}/{damaged}");
+        assert_eq!(disk.damage(&path, |bytes| bytes[20] ^= 1), Damage::Done);
+        let wanted = lacking(&repo, &Held::default(), &[damaged, absent, sound]);
+        let good: Vec<_> = wanted.points.iter().map(|wanted| wanted.point).collect();
+        assert_eq!(good, [sound]);
+        let bad: Vec<_> = wanted.left_out.iter().map(|(point, _)| *point).collect();
+        assert_eq!(bad, [damaged, absent]);
+        let told = conclude((Progress::default(), String::new()), &wanted.left_out).unwrap_err();
+        assert_eq!(told.kind, RefusalKind::Damaged);
+        assert!(told.text.contains(&absent.to_string()), "{told}");
+        assert!(!told.text.contains(&sound.to_string()), "{told}");
+    }
 }

@@ -66,6 +66,7 @@ fn store<E: std::error::Error + Send + Sync + 'static>(error: E) -> ReplicateErr
 }
 
 struct Needed {
+    point: PointId,
     packs: Vec<(PackId, u64)>,
     workload: WorkloadId,
     manifest: Bytes,
@@ -133,7 +134,7 @@ async fn ask_need(
         match receiver.expect::<ToProxy>().await? {
             (ToProxy::Packs(more), _) if packs.len() < POINT_LISTED_PACKS_MAX => packs.extend(more),
             (ToProxy::Manifest { workload, point: given }, manifest) if given == point => {
-                return Ok(Needed { packs, workload, manifest });
+                return Ok(Needed { point, packs, workload, manifest });
             }
             (ToProxy::Refused { refusal }, _) => return Err(ReplicateError::Refused(refusal)),
             _ => return Err(ReplicateError::Wrong { subject: format!("point {point}") }),
@@ -204,8 +205,9 @@ async fn commit(repo: &Repo, needed: Needed) -> Result<(), ReplicateError> {
     let repo = repo.clone();
     off_runtime(move || {
         let head = Manifest::decode_head(&needed.manifest).map_err(store)?;
-        if head.repo != repo.id() || head.workload != needed.workload {
-            return Err(ReplicateError::Wrong { subject: format!("point {}", head.point) });
+        let named = (head.repo, head.workload, head.point);
+        if named != (repo.id(), needed.workload, needed.point) {
+            return Err(ReplicateError::Wrong { subject: format!("point {}", needed.point) });
         }
         repo.closure(&head.roots).map_err(store)?;
         repo.commit_point(head.workload, head.point, &needed.manifest).map_err(store)
@@ -240,5 +242,31 @@ impl Pace {
         *due = Some(until);
         drop(due);
         tokio::time::sleep_until(until).await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+mod tests {
+    use strongroom_store::disk::sim::SimDisk;
+
+    use super::*;
+    use crate::aux::testing::{WORKLOAD, manifest, repo};
+
+    #[tokio::test]
+    async fn the_manifest_of_another_point_is_refused() {
+        let repo = repo(&SimDisk::new());
+        let [asked, other] = [5, 6].map(|n| PointId::from_bytes([n; 16]));
+        let needed = |of: PointId| Needed {
+            point: asked,
+            packs: Vec::new(),
+            workload: WORKLOAD,
+            manifest: manifest(of).into(),
+        };
+        let refused = commit(&repo, needed(other)).await;
+        assert!(matches!(refused, Err(ReplicateError::Wrong { .. })), "{refused:?}");
+        assert!(repo.points().unwrap().is_empty());
+        commit(&repo, needed(asked)).await.unwrap();
+        assert_eq!(repo.points().unwrap(), [(WORKLOAD, asked)]);
     }
 }
