@@ -8,11 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::pki_types::CertificateDer;
 use strongroom_certs::{
     Authority, Chain, Credential, CurrentCredential, Enrolment, Expect, Peer, Revocations,
-    TrustRoot, client_config, server_config,
+    RevokedList, TrustRoot, client_config, server_config,
 };
 use strongroom_protocol::{ALPN_ENROL, ALPN_NODE, Clock, Identity, Timestamp};
 
 use crate::home::{Home, HomeError};
+
+/// Most revocations taken in one message: more than nodes any organisation enrols, and few
+/// enough to be kept in a file that is written whole.
+const REVOKED_PUSHED_MAX: usize = 10_000;
 
 /// What a running node proves itself with, and checks others by.
 pub struct Guard {
@@ -123,14 +127,42 @@ impl Guard {
     }
 
     /// Signs a request of `peer` for its own identity; its standing connections now count
-    /// until the new certificate ends.
+    /// until the new certificate ends. A revocation that comes while it signs holds too.
     pub fn renew(&self, peer: &Peer, csr: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         let authority = self.authority.as_ref().ok_or("this node holds no authority")?;
+        self.not_revoked(peer)?;
         let chain = self.sign(authority, csr, &peer.identity)?;
+        self.not_revoked(peer)?;
         let until = self.clock.now().plus_seconds(self.certificate_seconds);
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         renewed.insert(peer.identity.clone(), until);
         Ok(chain)
+    }
+
+    fn not_revoked(&self, peer: &Peer) -> Result<(), String> {
+        match self.revocations.is_revoked(peer) {
+            true => Err(format!("the certificate of {} was revoked", peer.identity)),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes in what the coordinator revoked, in one write. It cannot lock this site out: nothing
+    /// counts beyond this node's own clock, and where the site's authority is held here, the
+    /// site's own nodes are not the coordinator's to revoke.
+    pub fn take_revoked(&self, pushed: Vec<(Identity, Timestamp)>) -> Result<(), HomeError> {
+        if pushed.len() > REVOKED_PUSHED_MAX {
+            let why = format!("{} revocations at once, not taken", pushed.len());
+            return Err(part("the pushed revocations", &self.dir)(why));
+        }
+        let (now, own) = (self.clock.now(), self.me().identity);
+        let mut list = RevokedList::default();
+        for (identity, until) in pushed {
+            let is_ours = identity.org == own.org && identity.site == own.site;
+            if !(is_ours && self.authority.is_some()) {
+                list.identities.push((identity, until.min(now)));
+            }
+        }
+        self.revocations.merge(&list).map_err(part("revocations", &self.dir))
     }
 
     /// Signs a first request for the identity a token granted.
@@ -216,4 +248,59 @@ fn part<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
 ) -> impl FnOnce(E) -> HomeError {
     let path = path.to_owned();
     move |source| HomeError::Part { what, path, source: source.into() }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+mod tests {
+    use strongroom_certs::{CertRequest, Cost, KeyPair, RecoveryKey, Root, Secret};
+    use strongroom_protocol::FixedClock;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
+
+    /// The guard of a proxy of site `b`; with the site's authority.
+    fn guard(dir: &std::path::Path) -> Guard {
+        let (secret, recovery) = (Secret::new(b"word".to_vec()), RecoveryKey::generate().unwrap());
+        let org = "acme".parse().unwrap();
+        let root = Root::create(&org, &secret, &recovery, Cost::TESTING, NOW).unwrap();
+        let text = "org = \"acme\"\nsite = \"b\"\nrole = \"proxy\"\nname = \"dr\"\n";
+        std::fs::write(dir.join(crate::home::SETTINGS_FILE), text).unwrap();
+        let home = Home::open(dir).unwrap();
+        root.issue_site(&"b".parse().unwrap(), NOW).unwrap().save(&home.authority()).unwrap();
+        Guard::open(&home, Arc::new(FixedClock::at(NOW))).unwrap()
+    }
+
+    fn identity(path: &str) -> Identity {
+        format!("strongroom://acme/site/{path}").parse().unwrap()
+    }
+
+    #[test]
+    fn a_pushed_list_does_not_lock_the_site_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let guard = guard(dir.path());
+        let far = NOW.plus_seconds(1_000_000);
+        let other = identity("a/coordinator/main");
+        let pushed = vec![(identity("b/operator/ann"), far), (guard.me().identity, far)];
+        guard.take_revoked(pushed).unwrap();
+        assert_eq!(guard.revocations().changes(), 0);
+        guard.take_revoked(vec![(other.clone(), far), (identity("a/agent/db"), NOW)]).unwrap();
+        assert_eq!(guard.revocations().changes(), 1, "a list is one write");
+        assert!(guard.revocations().list().identities.contains(&(other.clone(), NOW)));
+        let many = vec![(identity("a/agent/x"), NOW); REVOKED_PUSHED_MAX + 1];
+        assert!(guard.take_revoked(many).is_err());
+        assert_eq!(guard.revocations().changes(), 1);
+    }
+
+    #[test]
+    fn a_revoked_node_is_not_renewed() {
+        let dir = tempfile::tempdir().unwrap();
+        let guard = guard(dir.path());
+        let peer = Peer { identity: identity("b/agent/db"), ..guard.me() };
+        let csr = CertRequest::make(&peer.identity, &KeyPair::generate().unwrap()).unwrap();
+        assert_eq!(guard.renew(&peer, &csr).unwrap().len(), 3);
+        guard.revocations().revoke_identity(&peer.identity, NOW).unwrap();
+        assert!(guard.renew(&peer, &csr).unwrap_err().contains("revoked"));
+    }
 }

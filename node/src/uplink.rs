@@ -215,10 +215,8 @@ async fn hear(
             }
         }
         ToNode::Revoked { revoked } => {
-            for (identity, until) in revoked {
-                if let Err(error) = course.guard.revocations().revoke_identity(&identity, until) {
-                    tracing::error!(error = %Chain(&error), "a revocation was not kept");
-                }
+            if let Err(error) = course.guard.take_revoked(revoked) {
+                tracing::error!(error = %Chain(&error), "revocations were not kept");
             }
         }
         other => {
