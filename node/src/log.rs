@@ -1,6 +1,8 @@
 //! Where log lines go: standard error, for people or (JSON) for machines. `STRONGROOM_LOG`
 //! filters, in tracing's syntax.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 /// How log lines look.
@@ -19,6 +21,7 @@ pub fn start(style: LogStyle, default_filter: &str) {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     let started = match style {
         LogStyle::Json => lines.json().try_init(),
