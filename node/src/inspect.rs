@@ -14,6 +14,8 @@ use strongroom_store::tree::{BlobSource, Damage, Flow, Tree, Visitor};
 
 /// Hurt files and directories named in one report.
 const HURT_NAMED_MAX: usize = 1000;
+/// Hurt files and directories named of one point, so that every hurt point is told of.
+const HURT_NAMED_OF_POINT_MAX: usize = 50;
 /// Gaps named in one report.
 const GAPS_NAMED_MAX: usize = 1000;
 
@@ -152,10 +154,10 @@ fn hurt(repo: &Repo, found: &VerifyReport) -> Result<(Vec<String>, u64), Refusal
         let tree = Tree::new(repo.clone(), manifest.body.root);
         let (of, moment) = (&manifest.body.workload_name, manifest.head.moment);
         let name = format!("point {} of {of}, {moment}", point.short());
-        let mut search = Search { tree: &tree, damaged: &damaged, point: name, named: Vec::new() };
+        let mut search = Search { tree: &tree, damaged: &damaged, hurt: Hurt::of(name) };
         tree.visit(&mut search);
-        whole += u64::from(search.named.is_empty());
-        named.extend(search.named);
+        whole += u64::from(search.hurt.named.is_empty());
+        named.extend(search.hurt.conclude());
     }
     Ok((named.into_iter().take(HURT_NAMED_MAX).collect(), whole))
 }
@@ -165,8 +167,7 @@ struct Search<'t> {
     tree: &'t Tree<Repo>,
     /// Damaged packs, with what in them was opened and holds.
     damaged: &'t HashMap<PackId, HashSet<ChunkId>>,
-    point: String,
-    named: Vec<String>,
+    hurt: Hurt,
 }
 
 impl Search<'_> {
@@ -176,11 +177,39 @@ impl Search<'_> {
         let Some(Some(place)) = places.first() else { return true };
         self.damaged.get(&place.pack).is_some_and(|sound| !sound.contains(&id))
     }
+}
+
+/// What is hurt of one point.
+struct Hurt {
+    point: String,
+    named: Vec<String>,
+    /// Hurt, and not named.
+    more: u64,
+}
+
+impl Hurt {
+    const fn of(point: String) -> Self {
+        Self { point, named: Vec::new(), more: 0 }
+    }
 
     fn name(&mut self, path: &[u8], why: &str) {
-        if self.named.len() < HURT_NAMED_MAX {
-            self.named.push(format!("{}: /{}: {why}", self.point, path.escape_ascii()));
+        if self.named.len() >= HURT_NAMED_OF_POINT_MAX {
+            self.more += 1;
+            return;
         }
+        // The first component is the item: people know paths from what was protected.
+        let within = path.iter().position(|byte| *byte == b'/').map_or(path.len(), |at| at + 1);
+        let path = path.get(within..).unwrap_or_default().escape_ascii();
+        self.named.push(format!("{}: /{path}: {why}", self.point));
+    }
+
+    /// What was found, one line each. The count sorts behind the names.
+    fn conclude(self) -> Vec<String> {
+        let mut named = self.named;
+        if self.more > 0 {
+            named.push(format!("{}: and {} more files", self.point, self.more));
+        }
+        named
     }
 }
 
@@ -196,7 +225,7 @@ impl Visitor for Search<'_> {
                 Err(_) => true,
             };
             if lost {
-                self.name(path, "part of the file is lost");
+                self.hurt.name(path, "part of the file is lost");
                 break;
             }
         }
@@ -204,7 +233,28 @@ impl Visitor for Search<'_> {
     }
 
     fn damaged(&mut self, damage: &Damage) -> Flow {
-        self.name(&damage.path, "part of the directory is lost");
+        self.hurt.name(&damage.path, "part of the directory is lost");
         Flow::Continue
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hurt_files_are_named_within_what_was_protected_and_only_the_first() {
+        let mut hurt = Hurt::of("point a".to_owned());
+        hurt.name(b"files/dir/x\n", "part of the file is lost");
+        hurt.name(b"files", "part of the directory is lost");
+        for n in 0..HURT_NAMED_OF_POINT_MAX {
+            hurt.name(format!("files/{n}").as_bytes(), "part of the file is lost");
+        }
+        let named = hurt.conclude();
+        assert_eq!(named.len(), HURT_NAMED_OF_POINT_MAX + 1);
+        assert_eq!(named[0], "point a: /dir/x\\n: part of the file is lost");
+        assert_eq!(named[1], "point a: /: part of the directory is lost");
+        assert_eq!(named.last().map(String::as_str), Some("point a: and 2 more files"));
+        assert!(named.is_sorted_by_key(|line| line.contains("more files")));
     }
 }
