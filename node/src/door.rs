@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use strongroom_certs::{Admitted, Peer, admit};
 use strongroom_protocol::Chain;
-use strongroom_protocol::link::{Endpoint, Knock, Link, LinkError, Receiver, Sender};
+use strongroom_protocol::link::{Endpoint, Knock, Link, LinkError, Proven, Receiver, Sender};
 use strongroom_protocol::opening::{Opened, Opening, Refusal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -18,6 +18,9 @@ use crate::guard::Guard;
 
 /// Connections at once, those in handshake included.
 const CONNECTIONS_MAX: usize = 1024;
+/// With more places taken than this, who comes must show that it hears at its address: a flood
+/// from made-up addresses takes no places then, and in quiet times nobody pays the round trip.
+const UNPROVEN_MAX: usize = CONNECTIONS_MAX / 4;
 /// A handshake, or the first frame of a stream, takes no longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a standing connection is looked at: the bound on how long a revoked
@@ -74,6 +77,11 @@ pub async fn keep<V: Visitors>(
                 None => break,
             },
         };
+        let taken = CONNECTIONS_MAX.saturating_sub(places.available_permits());
+        if taken > UNPROVEN_MAX && knock.proven() == Proven::NotYet {
+            knock.ask_again();
+            continue;
+        }
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             tracing::warn!(from = %knock.address(), "too many connections; one was refused");
             knock.refuse();
@@ -115,7 +123,10 @@ async fn receive<V: Visitors>(
             }
             link.close("done");
         }
-        Ok(Admitted::Node(peer)) => stay(link, Arc::from(peer), guard, visitors, stop).await,
+        Ok(Admitted::Node(peer)) => {
+            link.widen();
+            stay(link, Arc::from(peer), guard, visitors, stop).await;
+        }
         Err(error) => {
             visitors.turned_away(from, None, &Chain(&error).to_string());
             link.close("who are you?");

@@ -1,7 +1,8 @@
-//! The only file (with its three rooms) that knows QUIC: dial, accept, typed send and receive,
+//! The only file (with its four rooms) that knows QUIC: dial, accept, typed send and receive,
 //! back-off. Whom to trust is decided by the TLS configurations handed in.
 
 mod backoff;
+mod knock;
 mod lasting;
 mod transport;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 
 pub use backoff::Backoff;
+pub use knock::{Knock, Proven};
 pub use lasting::LastingKey;
 
 use crate::frame::{Decoder, Frame, FrameError, Message, decode, encode};
@@ -152,7 +154,7 @@ impl Endpoint {
         let tls = QuicClientConfig::try_from(tls)
             .map_err(|error| LinkError::Tls { reason: error.to_string() })?;
         let mut config = quinn::ClientConfig::new(Arc::new(tls));
-        config.transport_config(transport::config(address));
+        config.transport_config(transport::dialling(address));
         let failed = |reason: String| LinkError::Connect { address, reason };
         let connecting = self
             .quinn
@@ -170,7 +172,7 @@ impl Endpoint {
     pub async fn accept(&self) -> Option<Knock> {
         let server = self.server.clone()?;
         let incoming = self.quinn.accept().await?;
-        Some(Knock { incoming, server })
+        Some(Knock::new(incoming, server))
     }
 
     /// Closes every connection with a reason for the peers.
@@ -192,33 +194,8 @@ fn quic_server(tls: Arc<rustls::ServerConfig>) -> Result<Arc<QuicServerConfig>, 
 
 fn server_config(tls: Arc<QuicServerConfig>, peer: SocketAddr) -> quinn::ServerConfig {
     let mut config = quinn::ServerConfig::with_crypto(tls);
-    config.transport_config(transport::config(peer));
+    config.transport_config(transport::accepting(peer));
     config
-}
-
-/// A peer whose handshake is not done yet.
-pub struct Knock {
-    incoming: quinn::Incoming,
-    server: Arc<QuicServerConfig>,
-}
-
-impl Knock {
-    /// Where it comes from.
-    pub fn address(&self) -> SocketAddr {
-        self.incoming.remote_address()
-    }
-
-    /// Completes the handshake, with the transport that suits the peer's address.
-    pub async fn enter(self) -> Result<Link, LinkError> {
-        let config = server_config(self.server, self.incoming.remote_address());
-        let quinn = self.incoming.accept_with(Arc::new(config))?.await?;
-        Ok(Link { quinn })
-    }
-
-    /// Turns it away unheard.
-    pub fn refuse(self) {
-        self.incoming.refuse();
-    }
 }
 
 /// One connection between two nodes; a cheap handle.
@@ -258,6 +235,11 @@ impl Link {
     pub async fn accept(&self) -> Result<(Sender, Receiver), LinkError> {
         let (send, recv) = self.quinn.accept_bi().await?;
         Ok((Sender { quinn: send }, Receiver::new(recv)))
+    }
+
+    /// Lets an admitted peer that came in send as much at once as one that was dialled may.
+    pub fn widen(&self) {
+        transport::widen(&self.quinn);
     }
 
     /// Ends the connection with a reason for the peer.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use strongroom_protocol::frame::BULK_BYTES_MAX;
-use strongroom_protocol::link::{Endpoint, Link, LinkError};
+use strongroom_protocol::link::{Endpoint, Link, LinkError, Proven};
 use strongroom_protocol::opening::{Opened, Opening};
 use strongroom_tests::net::{Path, SimNet};
 use strongroom_tests::seeded::Seeded;
@@ -69,7 +69,10 @@ impl Pair {
         let dial = self.client.dial(address(2), self.trust.clone());
         let accept = async { self.server.accept().await.unwrap().enter().await };
         let (dialled, accepted) = tokio::join!(dial, accept);
-        (dialled.unwrap(), accepted.unwrap())
+        let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
+        // As the door does with whom it admits.
+        accepted.widen();
+        (dialled, accepted)
     }
 }
 
@@ -213,4 +216,40 @@ async fn peers_of_a_killed_host_are_told_by_the_one_that_follows_it() {
     let _follower = Endpoint::over(net.socket(address(2)), Some(identity), key).unwrap();
     let told = timeout(Duration::from_secs(6), dialled.accept()).await;
     assert!(matches!(told, Ok(Err(LinkError::Lost { .. }))), "{:?}", told.map(|_| ()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_not_admitted_yet_is_heard_in_small_portions() {
+    let pair = Pair::over(SimNet::new(48, Path::lan()));
+    let dial = pair.client.dial(address(2), pair.trust.clone());
+    let accept = async { pair.server.accept().await.unwrap().enter().await };
+    let (dialled, accepted) = tokio::join!(dial, accept);
+    let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
+    let (mut sender, _receiver) = dialled.open().await.unwrap();
+    let flood = Bytes::from(vec![7; 4 << 20]);
+    let flooding = sender.send_raw(flood);
+    tokio::pin!(flooding);
+    assert!(timeout(Duration::from_secs(5), &mut flooding).await.is_err(), "all of it was taken");
+    let (strange, _) = dialled.bytes_on_wire();
+    assert!(strange < 512 << 10, "{strange} bytes were taken from a stranger");
+    accepted.widen();
+    timeout(Duration::from_secs(5), flooding).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_asked_again_proves_its_address_and_comes_in() {
+    let pair = Pair::over(SimNet::new(49, Path::lan()));
+    let dial = pair.client.dial(address(2), pair.trust.clone());
+    let accept = async {
+        let first = pair.server.accept().await.unwrap();
+        assert_eq!(first.proven(), Proven::NotYet);
+        first.ask_again();
+        let again = pair.server.accept().await.unwrap();
+        assert_eq!(again.proven(), Proven::Yes);
+        again.enter().await
+    };
+    let (dialled, accepted) = tokio::join!(dial, accept);
+    let accepted = accepted.unwrap();
+    accepted.widen();
+    transfer(&dialled.unwrap(), &accepted, 1).await.unwrap();
 }

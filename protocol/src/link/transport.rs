@@ -10,6 +10,9 @@ use std::time::Duration;
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 /// Bytes in flight on one connection, and kept for sending again.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Bytes in flight from a peer who came in and was not admitted yet: enough for any first words,
+/// too little for strangers to fill the memory with.
+const STRANGER_WINDOW_BYTES: u32 = 256 << 10;
 /// Kernel buffers: stock ones drop datagrams when the receiving task is descheduled.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Most streams a peer may have open at once: one control, some data, some questions.
@@ -21,8 +24,24 @@ const KEEP_ALIVE: Duration = Duration::from_secs(4);
 /// Largest datagram tried on the loopback interface.
 const LOOPBACK_MTU_BYTES: u16 = 65_000;
 
-/// The transport towards `peer`.
-pub(super) fn config(peer: SocketAddr) -> Arc<quinn::TransportConfig> {
+/// The transport towards a peer that is dialled.
+pub(super) fn dialling(peer: SocketAddr) -> Arc<quinn::TransportConfig> {
+    Arc::new(config(peer))
+}
+
+/// The transport of a peer that comes in: narrow until [`widen`].
+pub(super) fn accepting(peer: SocketAddr) -> Arc<quinn::TransportConfig> {
+    let mut config = config(peer);
+    config.receive_window(quinn::VarInt::from_u32(STRANGER_WINDOW_BYTES));
+    Arc::new(config)
+}
+
+/// Gives a peer that came in what one that was dialled has.
+pub(super) fn widen(connection: &quinn::Connection) {
+    connection.set_receive_window(quinn::VarInt::from_u32(CONNECTION_WINDOW_BYTES));
+}
+
+fn config(peer: SocketAddr) -> quinn::TransportConfig {
     let mut config = quinn::TransportConfig::default();
     config
         .stream_receive_window(quinn::VarInt::from_u32(STREAM_WINDOW_BYTES))
@@ -43,7 +62,7 @@ pub(super) fn config(peer: SocketAddr) -> Arc<quinn::TransportConfig> {
         // 5 Mbit/s where this fills the link.
         config.congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()));
     }
-    Arc::new(config)
+    config
 }
 
 /// A bound UDP socket with large kernel buffers (as far as the kernel lets us).
