@@ -47,7 +47,7 @@ impl Guard {
         let now = clock.now();
         let loaded = Credential::load(&dir);
         let credential = match (&authority, loaded) {
-            (_, Ok(credential)) if counts_at(&credential.peer(), now) => credential,
+            (_, Ok(credential)) if counts_at(credential.peer(), now) => credential,
             (Some(authority), _) => {
                 let identity = home.settings().identity();
                 let own = self_issued(authority, &identity, now, certificate_seconds)
