@@ -73,7 +73,8 @@ fn source(path: Option<PathBuf>) -> anyhow::Result<PathBuf> {
 fn directory(dir: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     match dir {
         Some(dir) => {
-            let empty = std::fs::read_dir(&dir).map_or(true, |mut listing| listing.next().is_none());
+            let empty =
+                std::fs::read_dir(&dir).map_or(true, |mut listing| listing.next().is_none());
             if !empty {
                 bail!("{} is not empty; name a new directory for the lab", dir.display());
             }
