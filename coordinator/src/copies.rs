@@ -13,7 +13,7 @@ use strongroom_protocol::{
     Chain, CopyName, Generation, JobId, NodeName, PointId, Timestamp, WorkloadName,
 };
 
-use self::again::Again;
+use self::again::{Again, RETRY_SECONDS_MAX};
 use crate::catalog::{CopyEvent, Debt};
 use crate::policy::{Copy, CopyKind, Declared};
 use crate::retention::{self, CopyState, ProofLevel};

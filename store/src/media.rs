@@ -23,10 +23,10 @@ mod survey;
 
 pub use catalog::{Held, HeldPack, HeldPoint, Place};
 pub use label::{FileKind, LabelV1};
-pub use read::{FetchReport, FlawedPack, MediaReader, MediumInfo, SetInfo};
-pub use scan::{FileReport, Verdict};
 pub use mounted::PackSource;
 pub use order::SetOrder;
+pub use read::{FetchReport, FlawedPack, MediaReader, MediumInfo, SetInfo};
+pub use scan::{FileReport, Verdict};
 pub use set::{MediaSetWriter, Put, SessionReport};
 pub use source::RepoPack;
 pub use stage::{StagedBase, stage};
