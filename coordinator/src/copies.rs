@@ -87,7 +87,7 @@ impl Copies {
     }
 
     /// Work that an earlier run ordered is owed again.
-    pub(crate) fn take_up(&mut self) {
+    pub(crate) fn take_up(&self) {
         if let Err(error) = self.site.catalog.reset_working(self.site.now()) {
             tracing::error!(error = %Chain(&error), "copies cannot be taken up");
         }

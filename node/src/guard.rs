@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(guard.revocations().changes(), 0);
         guard.take_revoked(vec![(other.clone(), far), (identity("a/agent/db"), NOW)]).unwrap();
         assert_eq!(guard.revocations().changes(), 1, "a list is one write");
-        assert!(guard.revocations().list().identities.contains(&(other.clone(), NOW)));
+        assert!(guard.revocations().list().identities.contains(&(other, NOW)));
         let many = vec![(identity("a/agent/x"), NOW); REVOKED_PUSHED_MAX + 1];
         assert!(guard.take_revoked(many).is_err());
         assert_eq!(guard.revocations().changes(), 1);

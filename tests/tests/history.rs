@@ -125,7 +125,6 @@ impl History {
 }
 
 async fn play(seed: u64) {
-    println!("seed {seed}");
     let lab = Lab::start(Cast::TwoSites).await.unwrap();
     lab.write("d0/f0", 300_000, seed).unwrap();
     let chance = Seeded::new(seed);

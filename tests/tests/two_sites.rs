@@ -1,6 +1,8 @@
 //! The whole slice: a tree is protected, replicated, proven, put on media, and restored from each
 //! copy by itself, with the other site gone.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

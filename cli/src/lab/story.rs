@@ -148,7 +148,7 @@ impl Lab {
     }
 
     /// Applies the policy file, which stays where it is to be read and edited.
-    pub(crate) fn apply_policy(&mut self, tell: &Telling) -> anyhow::Result<()> {
+    pub(crate) fn apply_policy(&self, tell: &Telling) -> anyhow::Result<()> {
         tell.begin("applying the storage policy");
         let file = self.dir.join("policy.toml");
         let changing = self.dir.join("changing");
@@ -354,7 +354,7 @@ impl Lab {
     }
 
     /// Puts everything back where it was.
-    pub(crate) fn put_back(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn put_back(&self) -> anyhow::Result<()> {
         let moves =
             [("a.lost", "a"), ("b.lost", "b"), ("org.lost", "org"), ("media", "b/proxy/library")];
         for (from, to) in moves {
@@ -367,7 +367,7 @@ impl Lab {
     }
 
     /// Starts the nodes again and leaves them running; returns their processes.
-    pub(crate) fn leave_running(&mut self) -> anyhow::Result<Vec<u32>> {
+    pub(crate) fn leave_running(&self) -> anyhow::Result<Vec<u32>> {
         let nodes = [("coordinator", "a/coordinator"), ("agent", "a/agent"), ("proxy", "b/proxy")];
         let mut processes = Vec::new();
         for (role, home) in nodes {

@@ -191,7 +191,7 @@ impl Jobs {
             let text = format!("job {} goes on without generation {generation}", job.short());
             Refusal::new(RefusalKind::Stale, text)
         };
-        if !self.live.get(&job).is_some_and(|live| live.job.generation() == generation) {
+        if self.live.get(&job).is_none_or(|live| live.job.generation() != generation) {
             return Err(stale());
         }
         self.event(job, Event::Done(Step::Stream, Output::default()));
@@ -202,7 +202,7 @@ impl Jobs {
     }
 
     fn committed(&mut self, job: JobId, generation: Generation, outcome: Result<u64, Refusal>) {
-        if !self.live.get(&job).is_some_and(|live| live.job.generation() == generation) {
+        if self.live.get(&job).is_none_or(|live| live.job.generation() != generation) {
             return;
         }
         match outcome {
