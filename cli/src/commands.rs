@@ -73,7 +73,7 @@ impl Command {
     /// Carries the command out.
     pub(crate) async fn run(self, session: &Session) -> Result<Ending, Failure> {
         match self {
-            Self::Try(args) => args.run().await,
+            Self::Try(args) => args.run(session).await,
             Self::Init(args) => args.run(session).await,
             Self::Token(args) => args.run(session).await,
             Self::Enrol(args) => args.run(session).await,

@@ -276,7 +276,8 @@ impl Index {
         ids.iter().filter(|id| state.is_doubted(id)).copied().collect()
     }
 
-    /// The closure of these, metadata all of them, is complete, unless something was lost since `seen_losses`.
+    /// The closure of these, metadata all of them, is complete, unless something was lost
+    /// since `seen_losses`.
     pub(crate) fn prove(&self, ids: &[ChunkId], seen_losses: u64) {
         let mut state = self.state_mut();
         if self.losses() == seen_losses {

@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout, reason = "a chore's report is what it prints")]
 
+mod bench;
 mod fuzz;
 mod kill;
 mod lint;
@@ -25,6 +26,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Measure the whole against restic on the same trees in the same run
+    Bench(bench::Arguments),
     /// Feed mutated bytes to every parser of outside bytes, on the stable toolchain
     Fuzz(fuzz::Arguments),
     /// Kill agent, coordinator and proxy at random moments, and see that nothing is lost
@@ -39,6 +42,7 @@ enum Chore {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
+        Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Kill(arguments) => kill::run(&arguments),
         Chore::Lint => lint::run(),

@@ -9,7 +9,8 @@ use clap::Args;
 
 use crate::failure::{Ending, Failure};
 use crate::lab::{Lab, Telling, table};
-use crate::session::blocking;
+use crate::output::Output;
+use crate::session::{Session, blocking};
 
 /// Trees found on nearly every Linux, largest first.
 const USUAL_TREES: [&str; 4] = ["/usr/share/doc", "/usr/share", "/usr/lib", "/etc"];
@@ -30,8 +31,9 @@ pub(crate) struct TryArgs {
 
 impl TryArgs {
     /// Tells the whole story. If a stage fails, what there is stays where it is.
-    pub(crate) async fn run(self) -> Result<Ending, Failure> {
-        blocking(move || match self.tell() {
+    pub(crate) async fn run(self, session: &Session) -> Result<Ending, Failure> {
+        let out = session.out.clone();
+        blocking(move || match self.tell(&out) {
             Ok(true) => Ok(Ending::Done),
             Ok(false) => Err(Failure::new("a restore differs from the source")),
             Err(error) => Err(Failure::new(format!("{error:#}"))),
@@ -39,11 +41,11 @@ impl TryArgs {
         .await
     }
 
-    fn tell(self) -> anyhow::Result<bool> {
+    fn tell(self, out: &Output) -> anyhow::Result<bool> {
         let source = source(self.path)?;
         let dir = directory(self.dir)?;
         let tell = Telling::new();
-        let told = story(&dir, &source, &tell, self.keep);
+        let told = story(&dir, &source, &tell, self.keep, out);
         tell.end();
         match told {
             Ok(identical) => Ok(identical),
@@ -88,7 +90,13 @@ fn directory(dir: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn story(dir: &Path, source: &Path, tell: &Telling, keep: bool) -> anyhow::Result<bool> {
+fn story(
+    dir: &Path,
+    source: &Path,
+    tell: &Telling,
+    keep: bool,
+    out: &Output,
+) -> anyhow::Result<bool> {
     let mut lab = Lab::raise(dir, source, tell)?;
     lab.apply_policy(tell)?;
     lab.protect(tell, "protect", "tree@host1")?;
@@ -107,6 +115,10 @@ fn story(dir: &Path, source: &Path, tell: &Telling, keep: bool) -> anyhow::Resul
     lab.put_back()?;
     let running = if keep { lab.leave_running()? } else { Vec::new() };
     tell.end();
+    if out.is_json() {
+        out.json(&serde_json::json!({ "stages": lab.rows, "differences": lab.differences }))?;
+        return Ok(lab.differences == 0);
+    }
     println!("{}", table(&lab.rows));
     println!("peak memory: {}\n", lab.peaks.join(", "));
     farewell(&lab, &running);
