@@ -64,7 +64,9 @@ fn grow(dir: &Path) {
 }
 
 fn commit(repo: &Repo, tree: &Path) {
-    let options = Reading::new(tree, KEY.agent_keys().cut_key);
+    let mut options = Reading::new(tree, KEY.agent_keys().cut_key);
+    // One reader: which chunks share a pack is then the same each time.
+    options.readers = 1;
     let sink = RepoSink(repo.clone());
     let progress = strongroom_agent::workload::files::Progress::default();
     let stop = AtomicBool::new(false);

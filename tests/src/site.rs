@@ -5,6 +5,7 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -73,8 +74,19 @@ where
     text.parse().unwrap_or_else(|error| panic!("{text:?} is no name: {error:?}"))
 }
 
+/// A free port below those the system gives to sockets that dial: a node that is started again
+/// must find its own free.
 fn free() -> anyhow::Result<SocketAddr> {
-    Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..1000 {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let spread = std::process::id().wrapping_mul(7919).wrapping_add(number * 13);
+        let port = u16::try_from(20_000 + spread % 10_000)?;
+        if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(socket.local_addr()?);
+        }
+    }
+    bail!("no free UDP port")
 }
 
 impl TwoSites {

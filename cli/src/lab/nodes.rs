@@ -5,6 +5,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -94,6 +95,16 @@ impl Drop for Node {
 
 /// A free UDP address on the loopback interface.
 pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("no free UDP port")?;
-    Ok(socket.local_addr()?)
+    // Below the ports that the system gives to sockets that dial: a node that is started again
+    // finds its own free.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..1000 {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let spread = std::process::id().wrapping_mul(7919).wrapping_add(number * 13);
+        let port = u16::try_from(10_000 + spread % 10_000)?;
+        if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(socket.local_addr()?);
+        }
+    }
+    bail!("no free UDP port")
 }
