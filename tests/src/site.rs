@@ -375,31 +375,5 @@ impl TwoSites {
 
 /// A policy for one tree at agent `host1`, copied to the proxy and to media.
 pub fn policy(source: &Path) -> String {
-    format!(
-        r#"
-[policy.standard]
-schedule = "monthly 1 03:00"
-timezone = "UTC"
-[policy.standard.primary]
-keep = {{ newest = 10 }}
-[policy.standard.copy.secondary]
-kind = "secondary-snap"
-from = "primary"
-node = "proxy"
-keep = {{ newest = 10 }}
-[policy.standard.copy.tape]
-kind = "aux"
-from = "secondary"
-media_set = "weekly"
-min_proof = "hash-verified"
-keep = {{ newest = 10 }}
-[workload."tree@host1"]
-agent = "host1"
-kind = "files"
-path = "{}"
-policy = "standard"
-one_file_system = false
-"#,
-        source.display()
-    )
+    include_str!("site/policy.toml").replace("SOURCE", &source.display().to_string())
 }
