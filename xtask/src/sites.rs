@@ -60,12 +60,12 @@ pub(crate) enum Profile {
 impl Profile {
     /// Builds the program and says where it is.
     pub(crate) fn build(self) -> Result<PathBuf> {
-        let mut command = cargo(&["build", "--locked", "-p", "strongroom-cli"]);
-        let folder = match self {
-            Self::Dev => "debug",
+        let (mut command, folder) = match self {
+            // As the test command builds it: another choice of packages builds much anew.
+            Self::Dev => (cargo(&["build", "--locked", "--workspace", "--all-targets"]), "debug"),
             Self::Release => {
-                command.arg("--release");
-                "release"
+                let words = ["build", "--locked", "--release", "-p", "strongroom-cli"];
+                (cargo(&words), "release")
             }
         };
         must(&mut command)?;
