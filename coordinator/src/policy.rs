@@ -1,7 +1,7 @@
 //! The policy file: what is protected, how often, how far and how long, in TOML kept under version
 //! control by its owner. [`parse`] turns text into [`Declared`], which is valid once it exists;
-//! [`plan()`] says what an edit would change, point by point. Refuses unknown keys, unknown names and
-//! impossible times with file, line, column and a suggestion, several in one go.
+//! [`plan()`] says what an edit would change, point by point. Refuses unknown keys, unknown
+//! names and impossible times with file, line, column and a suggestion, several in one go.
 
 mod plan;
 mod problem;
