@@ -3,13 +3,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use strongroom_certs::{FileError, TokenBook, files};
 use strongroom_node::door;
 use strongroom_node::guard::Guard;
 use strongroom_node::home::{Home, HomeError};
 use strongroom_node::lasting::lasting_key;
+use strongroom_node::run::renew_own;
 use strongroom_protocol::link::{Endpoint, LinkError};
 use strongroom_protocol::{Chain, Clock, Identity, Role};
 use strongroom_store::disk::LocalDisk;
@@ -173,18 +173,6 @@ fn remember(site: &Site) {
     let text = "the catalog was lost and made anew: apply the policy again, and place holds, pins \
                 and events again, which the audit log names";
     site.alarm("catalog", text.to_owned());
-}
-
-async fn renew_own(guard: &Guard, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        if guard.clock().now() < guard.renew_at() {
-            continue;
-        }
-        if let Err(error) = guard.renew_own() {
-            tracing::error!(error = %Chain(&error), "renewal failed");
-        }
-    }
 }
 
 fn open_repo(home: &Home) -> Result<Repo, CoordinatorError> {

@@ -1,7 +1,16 @@
-//! What every main function does the same way: end in order when the system says so.
+//! What running nodes do the same way: end in order when the system says so, and keep their own
+//! certificate fresh.
 
+use std::time::Duration;
+
+use strongroom_protocol::Chain;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+use crate::guard::Guard;
+
+/// How often the certificate's age is looked at.
+const RENEWAL_CHECK: Duration = Duration::from_secs(1);
 
 /// Cancels `stop` at SIGTERM or SIGINT.
 pub fn stop_on_signal(stop: CancellationToken) {
@@ -15,6 +24,19 @@ pub fn stop_on_signal(stop: CancellationToken) {
                 });
             }
             Err(error) => tracing::error!(%error, "cannot listen for signals"),
+        }
+    }
+}
+
+/// Renews, until `stop`, the certificate of a node that holds its site's authority.
+pub async fn renew_own(guard: &Guard, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(RENEWAL_CHECK);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        if guard.clock().now() < guard.renew_at() {
+            continue;
+        }
+        if let Err(error) = guard.renew_own() {
+            tracing::error!(error = %Chain(&error), "renewal failed");
         }
     }
 }

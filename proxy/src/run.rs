@@ -11,6 +11,7 @@ use strongroom_node::door;
 use strongroom_node::guard::Guard;
 use strongroom_node::home::{Home, HomeError};
 use strongroom_node::lasting::lasting_key;
+use strongroom_node::run::renew_own;
 use strongroom_node::uplink::{Course, Uplink};
 use strongroom_protocol::Clock;
 use strongroom_protocol::link::{Endpoint, LinkError};
@@ -105,7 +106,7 @@ impl Proxy {
     pub async fn run(self, stop: CancellationToken) {
         let Self { site, hands, guard, endpoint, course, home, lock } = self;
         let keeping = door::keep(endpoint, Arc::clone(&guard), site, stop.clone());
-        let renewing = renew_own(Arc::clone(&guard), stop.clone());
+        let renewing = renew_own(&guard, stop.clone());
         let obeying = async {
             let Some((coordinator, coordinator_site)) = course else {
                 tracing::warn!("no coordinator is named: serving what is here");
@@ -114,7 +115,7 @@ impl Proxy {
             let desk = Desk::default();
             let live = desk.clone();
             let course = Course {
-                guard,
+                guard: Arc::clone(&guard),
                 coordinator,
                 coordinator_site,
                 host: format!("proxy {}", home.dir().display()),
@@ -128,19 +129,6 @@ impl Proxy {
         };
         tokio::join!(keeping, renewing, obeying);
         drop(lock);
-    }
-}
-
-/// Renews the certificate of a node that holds its site's authority.
-async fn renew_own(guard: Arc<Guard>, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        if guard.clock().now() < guard.renew_at() {
-            continue;
-        }
-        if let Err(error) = guard.renew_own() {
-            tracing::error!(error = %strongroom_protocol::Chain(&error), "renewal failed");
-        }
     }
 }
 
