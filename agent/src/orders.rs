@@ -84,7 +84,10 @@ impl Worker for Hands {
         match task.work.clone() {
             Work::Protect(work) => protect::perform(&self, &task, *work).await,
             Work::Recover(work) => recover::perform(&task, *work).await,
-            Work::Aux { .. } | Work::Prove { .. } | Work::Replicate { .. } => {
+            Work::Aux { .. }
+            | Work::Expire { .. }
+            | Work::Prove { .. }
+            | Work::Replicate { .. } => {
                 let text = "an agent makes no copies";
                 failed(Refusal::new(RefusalKind::Invalid, text), RetryAdvice::Pointless)
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use strongroom_certs::{Token, TokenError, files};
 use strongroom_node::enrol::{EnrolFailure, enrol as redeem, introduce};
-use strongroom_node::home::{Home, HomeError, SETTINGS_FILE, Settings};
+use strongroom_node::home::{Floor, Home, HomeError, SETTINGS_FILE, Settings};
 use strongroom_node::log::LogStyle;
 use strongroom_protocol::{Clock, Identity, NodeName, Role};
 
@@ -128,6 +128,7 @@ async fn enrol_agent(
         dr_site: None,
         certificate_seconds: NODE_LIFETIME_SECONDS,
         library: None,
+        floor: Floor::default(),
         log: LogStyle::default(),
     };
     Home::create(&order.dir, settings)?;

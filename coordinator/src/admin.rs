@@ -1,6 +1,7 @@
 //! Answers operators: the one door for people. Questions are answered from the catalog and the
 //! repository, orders go to the foreman or into the catalog, and every order is recorded.
 
+mod going;
 mod orders;
 mod tables;
 
@@ -108,7 +109,7 @@ fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal>
         Request::Points { workload } => {
             tables::points(site, workload.as_ref()).map(Response::Points)
         }
-        Request::Why { point } => tables::why(site, &point).map(Response::Why),
+        Request::Why { point } => going::why(site, &point).map(Response::Why),
         Request::Media => tables::media(site).map(Response::Media),
         Request::Holds => tables::holds(site).map(Response::Holds),
         Request::Audit { most } => tables::audit(site, most),
@@ -124,7 +125,7 @@ fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal>
             Ok(Response::Verified(report))
         }
         Request::PolicyPlan { file, toml } => orders::policy_plan(site, &file, &toml),
-        Request::WhatIf { file, toml } => orders::what_if(site, &file, &toml),
+        Request::WhatIf { file, toml } => going::what_if(site, &file, &toml),
         Request::TokenCreate { role, name, seconds_valid } => {
             orders::token(site, role, name, seconds_valid, by)
         }
@@ -135,7 +136,7 @@ fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal>
         Request::HoldRelease { name } => orders::hold_release(site, &name, by),
         Request::Pin { point, pinned } => orders::pin(site, &point, pinned, by),
         Request::Event { name, ended } => orders::event(site, &name, ended, by),
-        Request::Prune { order } => orders::prune(site, order, by),
+        Request::Prune { order } => going::prune(site, order, by),
         Request::Cancel { .. }
         | Request::PolicyApply { .. }
         | Request::Protect { .. }

@@ -7,6 +7,7 @@
 //! then from these methods, and run the same tests.
 
 mod cell;
+mod grace;
 mod jobs;
 mod ledger;
 mod marks;
@@ -25,15 +26,17 @@ use strongroom_protocol::{CopyName, JobId, PointId};
 use crate::job::Illegal;
 use crate::retention::Label;
 
+pub use grace::{Doomed, Settled};
 pub use jobs::{JobFilter, JournalRow};
-pub use ledger::{CopyEvent, Debt, Doomed, LedgerRow, Settled};
+pub use ledger::{CopyEvent, Debt, LedgerRow};
 pub use media::Medium;
 pub use nodes::{NodeNote, NodeRecord, Totals};
 pub use points::{PointFilter, PointRecord, PointStats};
 pub use policies::{PolicyVersion, WorkloadRecord};
 
 /// One text a schema version, oldest first; released texts never change.
-const MIGRATIONS: &[&str] = &[include_str!("catalog/schema.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("catalog/schema.sql"), include_str!("catalog/schema2.sql")];
 /// How long a second process that looks into the file may hold it.
 const BUSY_WAIT: Duration = Duration::from_secs(10);
 /// Marks the file as a Strongroom catalog ("SRcg").

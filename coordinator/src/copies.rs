@@ -15,15 +15,14 @@ use strongroom_protocol::{
 
 use self::again::{Again, RETRY_SECONDS_MAX};
 use crate::catalog::{CopyEvent, Debt};
+use crate::expire::{self, POINTS_A_PASS_MAX};
 use crate::policy::{Copy, CopyKind, Declared};
-use crate::retention::{self, CopyState, ProofLevel};
+use crate::retention::{CopyState, ProofLevel};
 use crate::schedule::{open_at, rate_at};
 use crate::site::Site;
 
 /// Points put on media in one session.
 const POINTS_A_SESSION: usize = 64;
-/// Ended copies remembered for the tables.
-const TASKS_KEPT: usize = 500;
 /// Verdicts are renewed at least this often, because some reasons end by themselves.
 const SETTLE_SECONDS: i64 = 60;
 
@@ -34,6 +33,7 @@ const LOOK_SECONDS: i64 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doing {
     Aux,
+    Expire,
     Prove,
     Replicate,
 }
@@ -42,6 +42,7 @@ impl Doing {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Aux => "aux-copy",
+            Self::Expire => "expire",
             Self::Prove => "prove",
             Self::Replicate => "replicate",
         }
@@ -153,12 +154,9 @@ impl Copies {
         let in_force = self.site.in_force();
         let settle = self.settle_at.is_none_or(|at| at <= now || at > now.plus_seconds(3600));
         if settle {
-            let facts = self.site.catalog.point_facts(None)?;
-            let marks = self.site.catalog.marks()?;
-            let rules = in_force.declared.rules();
-            let verdicts = retention::evaluate(&facts, &rules, &marks, now);
-            self.site.catalog.settle(&verdicts, now)?;
-            self.settle_at = Some(now.plus_seconds(SETTLE_SECONDS));
+            let pass = expire::pass(&self.site, "coordinator", now, POINTS_A_PASS_MAX)?;
+            let rest = if pass.more { 0 } else { SETTLE_SECONDS };
+            self.settle_at = Some(now.plus_seconds(rest));
         }
         let mut debts = self.site.catalog.debts(None)?;
         // A pause longer than the longest means that the clock went back since: it is over.
@@ -273,12 +271,7 @@ impl Copies {
         self.busy.insert((task.node.clone(), task.copy.clone()), job);
         let assign = ToNode::Assign { job, generation: Generation(1), work };
         let said = self.site.sessions.say_proxy(&task.node, assign);
-        let mut tasks = self.site.copy_tasks();
-        tasks.push(task);
-        if tasks.len() > TASKS_KEPT {
-            tasks.remove(0);
-        }
-        drop(tasks);
+        self.site.note_task(task);
         if !said {
             let away = Err("the node is not connected".to_owned());
             self.end(job, &away, Progress::default(), Again::Later);

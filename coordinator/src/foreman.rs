@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::NodeNote;
 use crate::copies::Copies;
+use crate::expire::far::Far;
 use crate::jobs::{IngestPlan, Jobs, Report};
 use crate::schedule;
 use crate::sessions::{Heard, Session};
@@ -121,6 +122,7 @@ struct Foreman {
     site: Arc<Site>,
     jobs: Jobs,
     copies: Copies,
+    far: Far,
 }
 
 /// Starts the foreman's thread and its clock. The thread ends when everybody who could tell
@@ -133,6 +135,7 @@ pub(crate) fn start(
     let mut foreman = Foreman {
         jobs: Jobs::new(Arc::clone(&site)),
         copies: Copies::new(Arc::clone(&site)),
+        far: Far::new(Arc::clone(&site)),
         site,
     };
     let thread = std::thread::Builder::new().name("foreman".to_owned()).spawn(move || {
@@ -174,7 +177,10 @@ impl Foreman {
             News::Ingest { job, generation, node, reply } => {
                 self.jobs.ingest(job, generation, &node, reply);
             }
-            News::Reconsider => self.copies.reconsider(),
+            News::Reconsider => {
+                self.copies.reconsider();
+                self.far.reconsider();
+            }
             News::Protect { workload, by, reply } => {
                 answer(reply, self.jobs.protect(&workload, None, &by));
             }
@@ -191,6 +197,7 @@ impl Foreman {
         self.start_what_is_due(now);
         self.jobs.tick(now);
         self.copies.tick(now);
+        self.far.tick(now);
     }
 
     fn start_what_is_due(&mut self, now: Timestamp) {
@@ -227,7 +234,10 @@ impl Foreman {
                 let node = session.identity.name.clone();
                 match session.identity.role {
                     Role::Agent => self.jobs.came(&node, &live),
-                    _ => self.copies.came(&node, &live),
+                    _ => {
+                        self.copies.came(&node, &live);
+                        self.far.came(&node, &live);
+                    }
                 }
             }
             Heard::Left { identity } => {
@@ -252,8 +262,17 @@ impl Foreman {
             FromNode::Ended { job, generation, ending } if is_agent => {
                 self.jobs.report(Report::Ended { node, job, generation, ending });
             }
-            FromNode::Ended { job, ending, .. } => self.copies.ended(&node, job, &ending),
-            FromNode::Hello { .. } | FromNode::Renew { .. } | FromNode::Step { .. } => {}
+            FromNode::Ended { job, ending, .. } => {
+                self.copies.ended(&node, job, &ending);
+                self.far.ended(&node, job, &ending);
+            }
+            FromNode::Expired { job, answers, .. } if !is_agent => {
+                self.far.answered(&node, job, &answers);
+            }
+            FromNode::Expired { .. }
+            | FromNode::Hello { .. }
+            | FromNode::Renew { .. }
+            | FromNode::Step { .. } => {}
         }
     }
 

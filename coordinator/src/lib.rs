@@ -12,6 +12,7 @@ mod admin;
 mod assign;
 mod commit;
 mod copies;
+mod expire;
 mod foreman;
 mod ingest;
 mod jobs;

@@ -6,6 +6,7 @@
 
 mod evaluate;
 mod gfs;
+mod grace;
 mod marks;
 mod reason;
 
@@ -17,6 +18,7 @@ use strongroom_protocol::{CopyName, PointId, Timestamp, WorkloadName};
 
 pub use evaluate::{evaluate, why};
 pub use gfs::Period;
+pub use grace::{Grace, JUMP_SECONDS_MAX, RetentionClock};
 pub use marks::{Hold, Label, LabelError, Marks, Pin};
 pub use reason::{Difference, Reason, Safety, Stance, Verdict, what_if};
 
@@ -62,6 +64,8 @@ pub enum CopyState {
     Failed,
     /// Was there, or was owed, and no reason kept it.
     Expired,
+    /// Being removed, because no reason kept it and its grace was over.
+    Removing,
 }
 
 /// Words of the closed lists above, as in the policy file, the catalog and tables.
@@ -97,6 +101,7 @@ words! {
     }
     CopyState {
         Owed "owed" Working "working" Present "present" Failed "failed" Expired "expired"
+        Removing "removing"
     }
 }
 

@@ -22,7 +22,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::site::{InForce, Parts, Site};
 use crate::strangers::Strangers;
 use crate::visitors::{Reception, STREAMS_MAX};
-use crate::{admin, audit, commit, foreman, policy};
+use crate::{admin, audit, commit, expire, foreman, policy};
 
 /// The catalog's file in the coordinator's directory.
 pub const CATALOG_FILE: &str = "catalog.db";
@@ -108,6 +108,7 @@ impl Coordinator {
         if found > 0 {
             tracing::warn!(points = found, "the catalog learnt of points from the repository");
         }
+        expire::take_up(&site)?;
         let health = site.repo.health();
         for (pack, why) in health.unreadable_packs {
             site.alarm(&format!("pack {pack}"), format!("pack {pack} cannot be read: {why}"));

@@ -11,12 +11,14 @@ use strongroom_protocol::control::Progress;
 use strongroom_protocol::{Chain, JobId, Timestamp};
 use strongroom_store::repo::Repo;
 
-use crate::audit::{AuditLog, Entry};
+use crate::audit::{AuditError, AuditLog, Entry};
 use crate::catalog::Catalog;
 use crate::copies::CopyTask;
 use crate::policy::Declared;
 use crate::sessions::Sessions;
 
+/// Ended copies remembered for the tables.
+const TASKS_KEPT: usize = 500;
 /// Jobs whose last progress is remembered.
 const PROGRESS_KEPT_MAX: usize = 2000;
 
@@ -95,21 +97,33 @@ impl Site {
 
     /// Records who did what; the log's head is anchored in the catalog.
     pub(crate) fn record(&self, actor: &str, action: &str, subject: &str, detail: &str) {
+        // Said and shown as an alarm already.
+        drop(self.try_record(actor, action, subject, detail));
+    }
+
+    /// The same for what must not be done unrecorded.
+    pub(crate) fn try_record(
+        &self,
+        actor: &str,
+        action: &str,
+        subject: &str,
+        detail: &str,
+    ) -> Result<(), AuditError> {
         let entry = Entry {
             actor: actor.to_owned(),
             action: action.to_owned(),
             subject: subject.to_owned(),
             detail: detail.to_owned(),
         };
-        let kept = self.audit.append(entry, self.now());
-        if let Err(error) = kept {
+        if let Err(error) = self.audit.append(entry, self.now()) {
             tracing::error!(error = %Chain(&error), "the audit log cannot be written");
             self.alarm("audit", format!("the audit log cannot be written: {}", Chain(&error)));
-            return;
+            return Err(error);
         }
         if let Err(error) = self.catalog.anchor_audit(&self.audit.head()) {
             tracing::error!(error = %Chain(&error), "the audit log's head is not anchored");
         }
+        Ok(())
     }
 
     /// How far a job is.
@@ -127,6 +141,23 @@ impl Site {
         let mut progress = locked(&self.progress);
         while progress.len() > PROGRESS_KEPT_MAX {
             progress.pop_first();
+        }
+    }
+
+    /// A copy task begins; the oldest are forgotten.
+    pub(crate) fn note_task(&self, task: CopyTask) {
+        let mut tasks = self.copy_tasks();
+        tasks.push(task);
+        if tasks.len() > TASKS_KEPT {
+            tasks.remove(0);
+        }
+    }
+
+    /// A copy task is over.
+    pub(crate) fn end_task(&self, job: JobId, outcome: Result<String, String>, at: Timestamp) {
+        let mut tasks = self.copy_tasks();
+        if let Some(task) = tasks.iter_mut().find(|task| task.job == job) {
+            (task.ended, task.outcome) = (Some(at), Some(outcome));
         }
     }
 

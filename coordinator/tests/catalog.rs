@@ -10,7 +10,8 @@ use strongroom_coordinator::catalog::{
 };
 use strongroom_coordinator::policy::{parse, primary};
 use strongroom_coordinator::retention::{
-    Consistency, CopyFacts, CopyState, Hold, Marks, Pin, Proof, ProofLevel, Stance, evaluate,
+    Consistency, CopyFacts, CopyState, Hold, Marks, Pin, Proof, ProofLevel, RetentionClock, Stance,
+    evaluate,
 };
 use strongroom_protocol::{CopyName, JobId, MediumId, PointId, Timestamp};
 
@@ -99,7 +100,7 @@ fn verdicts_become_debts_and_debts_end_only_by_arriving() {
     let settle = |now| {
         let facts = catalog.point_facts(None).unwrap();
         let verdicts = evaluate(&facts, &declared.rules(), &catalog.marks().unwrap(), now);
-        catalog.settle(&verdicts, now).unwrap()
+        catalog.settle(&verdicts, RetentionClock::begin(now), now).unwrap()
     };
     let settled = settle(at(400));
     assert_eq!((settled.owed, settled.doomed), (2, 1), "{settled:?}");
@@ -125,7 +126,7 @@ fn verdicts_become_debts_and_debts_end_only_by_arriving() {
     assert_eq!(catalog.debts(None).unwrap().len(), 1);
 
     let doomed = catalog.doomed().unwrap();
-    assert_eq!(doomed.iter().map(|d| d.point).collect::<Vec<_>>(), [point_id(1)]);
+    assert_eq!(doomed.iter().map(|d| d.row.point).collect::<Vec<_>>(), [point_id(1)]);
     let pin =
         Pin { point: point_id(1), copy: None, by: "ann".into(), why: "needed".into(), until: None };
     catalog.pin(&pin).unwrap();

@@ -42,8 +42,46 @@ pub struct Settings {
     /// Where the tape library's directory lies, for a proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub library: Option<PathBuf>,
+    /// What a proxy keeps whatever its coordinator orders.
+    #[serde(default, skip_serializing_if = "Floor::is_default")]
+    pub floor: Floor,
     #[serde(default, skip_serializing)]
     pub log: LogStyle,
+}
+
+/// What a proxy keeps whatever its coordinator orders: the `[floor]` of its `node.toml`. All
+/// time is counted by the proxy itself while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Floor {
+    /// No point goes before it has been here this long.
+    pub min_age_seconds: u32,
+    /// So many points of a workload stay that are newer than any that goes, and old enough.
+    pub newest: u32,
+    /// Between the first order and the removal.
+    pub grace_seconds: u32,
+    /// An order that names more is refused whole.
+    pub points_an_order_max: u32,
+    /// More than these do not go in a day; 0: nothing is ever removed by order.
+    pub points_a_day_max: u32,
+}
+
+impl Default for Floor {
+    fn default() -> Self {
+        Self {
+            min_age_seconds: 7 * 86_400,
+            newest: 3,
+            grace_seconds: 86_400,
+            points_an_order_max: 64,
+            points_a_day_max: 100,
+        }
+    }
+}
+
+impl Floor {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 const fn certificate_seconds() -> u32 {

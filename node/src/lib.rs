@@ -3,6 +3,7 @@
 //! Knows no policy, no workload and no job; decides nothing.
 
 pub mod ask;
+pub mod counted;
 pub mod crew;
 pub mod desk;
 pub mod door;

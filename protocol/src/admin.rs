@@ -105,7 +105,7 @@ pub enum Request {
     Audit {
         most: u32,
     },
-    /// Remove points that no reason keeps any more (their packs go when collection lands).
+    /// Remove points that no reason keeps any more and whose grace is over.
     Prune {
         order: PruneOrder,
     },
@@ -131,6 +131,8 @@ pub enum Pinned {
 pub enum PruneOrder {
     Apply,
     Show,
+    /// The clock that went far forward is right: retention goes on by it.
+    BelieveClock,
 }
 
 /// How much is read to verify.

@@ -24,8 +24,10 @@ pub enum FromNode {
     Ended { job: JobId, generation: Generation, ending: Ending },
     /// Sign this request for the identity of this connection.
     Renew { csr: Vec<u8> },
+    /// What became of each point of an `Expire` order; before its `Ended`.
+    Expired { job: JobId, generation: Generation, answers: Vec<ExpireAnswer> },
 }
-message!(FromNode, "node's message", 5);
+message!(FromNode, "node's message", 6);
 
 /// Coordinator to node. The order is the wire: append only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +126,36 @@ pub enum Work {
     Aux { copy: CopyName, set: MediaSetName, points: Vec<PointId> },
     /// Proxy: read the whole point from the copy and check it.
     Prove { copy: CopyName, set: Option<MediaSetName>, point: PointId },
+    /// Proxy: no reason keeps these points of the secondary snap any more. It obeys as far as
+    /// its own floor allows, and answers by `Expired`.
+    Expire { copy: CopyName, points: Vec<PointId>, order: ExpireOrder },
+}
+
+/// Whether points are only named, or are to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExpireOrder {
+    /// They will be ordered away: say from when on that would be obeyed. Removes nothing.
+    Announce,
+    /// Remove those that were announced and whose grace at the proxy is over.
+    Remove,
+}
+
+/// What a proxy says to one point of an `Expire` order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpireAnswer {
+    pub point: PointId,
+    pub outcome: ExpireOutcome,
+}
+
+/// What became of one point of an `Expire` order. The order is the wire: append only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExpireOutcome {
+    /// It is not there: removed by this order, or before it.
+    Gone,
+    /// It is there, and would go at once if ordered.
+    Ready,
+    /// It is there and stays: why, and until when by the proxy's clock, where that is known.
+    Stays { why: String, until: Option<Timestamp> },
 }
 
 /// A protect assignment.

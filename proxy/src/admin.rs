@@ -70,6 +70,7 @@ fn status(site: &Site) -> Answer<StatusReport> {
     let unreadable = health.unreadable_packs.iter();
     alarms.extend(unreadable.map(|(pack, why)| format!("pack {pack} cannot be read: {why}")));
     alarms.extend(health.missing_packs.iter().map(|pack| format!("pack {pack} is gone")));
+    alarms.extend(site.hands.keeper.alarm());
     Ok(StatusReport {
         node: site.guard.me().identity,
         software: SOFTWARE.to_owned(),

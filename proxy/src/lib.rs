@@ -1,13 +1,16 @@
 //! The other site: holds the secondary repository and the media, receives, checks, writes
-//! media, and restores without the first site. Obeys its coordinator's orders to copy and
-//! prove; never expires anything on its own say, and listens only to operators of its own site.
+//! media, and restores without the first site. Obeys its coordinator's orders to copy, to prove
+//! and, above its own floor, to let go; never expires anything on its own say, and listens only
+//! to operators of its own site.
 
 mod admin;
 mod aux;
+mod expire;
 mod orders;
 mod prove;
 mod replicate;
 mod run;
 mod visitors;
 
+pub use expire::{JOURNAL_FILE, JournalError};
 pub use run::{Proxy, ProxyError};

@@ -1,15 +1,18 @@
-//! What the coordinator may order a proxy to do: replicate, write media, prove. Nothing here
-//! deletes.
+//! What the coordinator may order a proxy to do: replicate, write media, prove, and let go of
+//! points as far as the floor of this site allows.
 
 use std::sync::Arc;
 
 use strongroom_node::desk::{Task, Worker};
-use strongroom_protocol::Clock;
-use strongroom_protocol::control::{Ending, Progress, RetryAdvice, StepNews, Work};
+use strongroom_protocol::control::{
+    Ending, ExpireOrder, ExpireOutcome, FromNode, Progress, RetryAdvice, StepNews, Work,
+};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
+use strongroom_protocol::{Clock, PointId};
 use strongroom_store::repo::Repo;
 use strongroom_store::tape::TapeLibrary;
 
+use crate::expire::Keeper;
 use crate::{aux, prove, replicate};
 
 /// The proxy's hands.
@@ -19,6 +22,7 @@ pub(crate) struct Hands {
     /// One session on the media at a time: there may be one drive only.
     pub(crate) drives: tokio::sync::Mutex<()>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) keeper: Arc<Keeper>,
 }
 
 type Outcome = Result<(Progress, String), Refusal>;
@@ -27,10 +31,15 @@ impl Hands {
     async fn do_work(&self, task: &Task) -> Outcome {
         match task.work.clone() {
             Work::Replicate { point, bits_per_second_max } => {
-                replicate::replicate(&self.repo, task, point, bits_per_second_max)
+                let progress = replicate::replicate(&self.repo, task, point, bits_per_second_max)
                     .await
-                    .map(|progress| (progress, "every pack checked against its name".to_owned()))
-                    .map_err(|error| error.refusal())
+                    .map_err(|error| error.refusal())?;
+                let keeper = Arc::clone(&self.keeper);
+                blocking(move || {
+                    keeper.arrived(point);
+                    Ok((progress, "every pack checked against its name".to_owned()))
+                })
+                .await
             }
             Work::Aux { set, points, .. } => {
                 let library = self.library()?;
@@ -42,7 +51,13 @@ impl Hands {
             }
             Work::Prove { set: None, point, .. } => {
                 let (repo, task) = (self.repo.clone(), task.clone());
-                blocking(move || prove::read_point(&repo, point, &task)).await
+                let keeper = Arc::clone(&self.keeper);
+                blocking(move || {
+                    let proven = prove::read_point(&repo, point, &task)?;
+                    keeper.proven(point);
+                    Ok(proven)
+                })
+                .await
             }
             Work::Prove { set: Some(_), point, .. } => {
                 let library = self.library()?;
@@ -50,10 +65,23 @@ impl Hands {
                 let repo = self.repo.clone();
                 blocking(move || prove::read_media(&repo, library, point)).await
             }
+            Work::Expire { points, order, .. } => self.expire(task, points, order).await,
             Work::Protect(_) | Work::Recover(_) => {
                 Err(Refusal::new(RefusalKind::Invalid, "a proxy protects no workloads"))
             }
         }
+    }
+
+    async fn expire(&self, task: &Task, points: Vec<PointId>, order: ExpireOrder) -> Outcome {
+        let (keeper, job) = (Arc::clone(&self.keeper), task.job);
+        let obeyed = tokio::task::spawn_blocking(move || keeper.obey(job, &points, order)).await;
+        let died = |_| Err(Refusal::new(RefusalKind::Internal, "a worker died"));
+        let answers = obeyed.unwrap_or_else(died)?;
+        let gone = answers.iter().filter(|answer| answer.outcome == ExpireOutcome::Gone).count();
+        let text = format!("{gone} of {} points are gone", answers.len());
+        let (job, generation) = (task.job, task.generation);
+        task.uplink.say(FromNode::Expired { job, generation, answers }).await;
+        Ok((Progress::default(), text))
     }
 
     fn library(&self) -> Result<Arc<dyn TapeLibrary>, Refusal> {
@@ -75,6 +103,7 @@ const fn step_of(work: &Work) -> &'static str {
         Work::Replicate { .. } => "replicate",
         Work::Aux { .. } => "write-media",
         Work::Prove { .. } => "prove",
+        Work::Expire { .. } => "expire",
         Work::Protect(_) | Work::Recover(_) => "refuse",
     }
 }

@@ -22,6 +22,7 @@ use strongroom_store::tape::{TapeError, TapeLibrary, VirtualLibrary};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::expire::{JOURNAL_FILE, JournalError, Keeper};
 use crate::orders::Hands;
 use crate::visitors::Site;
 
@@ -50,6 +51,9 @@ pub enum ProxyError {
     /// The repository.
     #[error("the repository in {} cannot be opened", path.display())]
     Repo { path: PathBuf, source: RepoError },
+    /// The journal of orders to remove points.
+    #[error("the journal of expiry is not usable")]
+    Journal(#[from] JournalError),
     /// The tape library.
     #[error("the tape library in {} cannot be opened", path.display())]
     Library { path: PathBuf, source: TapeError },
@@ -80,11 +84,14 @@ impl Proxy {
         let lacking = |lacking| ProxyError::Lacking { path: home.dir().to_owned(), lacking };
         let listen = settings.listen.ok_or_else(|| lacking("listen"))?;
         let endpoint = Endpoint::listen(listen, guard.server_tls()?, lasting_key(&home)?)?;
+        let (journal, floor) = (home.path(JOURNAL_FILE), settings.floor.clone());
+        let keeper = Keeper::open(&journal, floor, repo.clone(), Arc::clone(&clock))?;
         let hands = Arc::new(Hands {
             repo: repo.clone(),
             library: library.clone(),
             drives: tokio::sync::Mutex::new(()),
             clock,
+            keeper: Arc::new(keeper),
         });
         let book = Arc::new(TokenBook::open(&home.path("tokens.json"))?);
         let site =
@@ -107,6 +114,7 @@ impl Proxy {
         let Self { site, hands, guard, endpoint, course, home, lock } = self;
         let keeping = door::keep(endpoint, Arc::clone(&guard), site, stop.clone());
         let renewing = renew_own(&guard, stop.clone());
+        let counting = Arc::clone(&hands.keeper).count(stop.clone());
         let obeying = async {
             let Some((coordinator, coordinator_site)) = course else {
                 tracing::warn!("no coordinator is named: serving what is here");
@@ -127,7 +135,7 @@ impl Proxy {
             // The uplink ends by itself with `stop`.
             let _ = talking.await;
         };
-        tokio::join!(keeping, renewing, obeying);
+        tokio::join!(keeping, renewing, counting, obeying);
         drop(lock);
     }
 }

@@ -1,5 +1,5 @@
 //! Who may come to a proxy, and for what: operators of its own site, to look and to restore.
-//! Orders come only over the uplink from the coordinator; nobody can delete here.
+//! Orders come only over the uplink from the coordinator; nobody who comes here can delete.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

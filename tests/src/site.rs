@@ -16,7 +16,7 @@ use strongroom_certs::{
 use strongroom_coordinator::Coordinator;
 use strongroom_node::ask::ask;
 use strongroom_node::enrol::{enrol, introduce};
-use strongroom_node::home::{Home, Settings};
+use strongroom_node::home::{Floor, Home, Settings};
 use strongroom_node::log::LogStyle;
 use strongroom_protocol::admin::{JobRow, PointRow, Request, Response};
 use strongroom_protocol::link::{Endpoint, Link};
@@ -139,6 +139,7 @@ impl TwoSites {
             dr_site: Some(name("b")),
             certificate_seconds,
             library: None,
+            floor: Floor::default(),
             log: LogStyle::Text,
         };
         let coordinator = base("a", Role::Coordinator, sites.coordinator_at);
@@ -238,6 +239,7 @@ impl TwoSites {
             dr_site: None,
             certificate_seconds: 3600,
             library: None,
+            floor: Floor::default(),
             log: LogStyle::Text,
         };
         Home::create(&self.home(agent), settings)?;

@@ -121,17 +121,24 @@ impl EventArgs {
     }
 }
 
-/// Remove points that no reason keeps any more
+/// Show or remove points that no reason keeps any more and whose grace is over
 #[derive(Args, Debug)]
 pub(crate) struct PruneArgs {
-    /// Do it; without, it is only shown
+    /// Do it now; without, it is only shown, and the coordinator does it by itself
     #[arg(long)]
     apply: bool,
+    /// The clock went far forward and is right: let retention go on by it
+    #[arg(long, conflicts_with = "apply")]
+    believe_clock: bool,
 }
 
 impl PruneArgs {
     pub(crate) const fn request(&self) -> Request {
-        let order = if self.apply { PruneOrder::Apply } else { PruneOrder::Show };
+        let order = match (self.apply, self.believe_clock) {
+            (true, _) => PruneOrder::Apply,
+            (false, true) => PruneOrder::BelieveClock,
+            (false, false) => PruneOrder::Show,
+        };
         Request::Prune { order }
     }
 }

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use strongroom_certs::TokenOrder;
-use strongroom_protocol::admin::{Pinned, PointRef, PruneOrder, Response};
+use strongroom_protocol::admin::{Pinned, PointRef, Response};
 use strongroom_protocol::control::Overwrite;
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Chain, Identity, NodeName, Role, SiteName, Timestamp};
 
+use super::going::still_there;
 use super::tables::{known_points, resolve};
 use super::{proxy_setting, unavailable};
-use crate::catalog::CopyEvent;
 use crate::foreman::RecoverOrder;
 use crate::policy::{self, Declared, Parsed};
 use crate::retention::{self, Hold, Label, Pin};
@@ -63,16 +63,6 @@ pub(super) fn policy_apply(
     site.record(by, "policy.apply", file, &format!("version {version}"));
     site.enforce(InForce { version, declared: parsed.declared });
     Ok(Response::Done(format!("version {version} of the policy is in force")))
-}
-
-/// What another file would keep and expire.
-pub(super) fn what_if(site: &Site, file: &str, toml: &str) -> Result<Response, Refusal> {
-    let parsed = parse(file, toml)?;
-    let facts = site.catalog.point_facts(None).map_err(|error| unavailable(&error))?;
-    let marks = site.catalog.marks().map_err(|error| unavailable(&error))?;
-    let rules = parsed.declared.rules();
-    let verdicts = retention::evaluate(&facts, &rules, &marks, site.now());
-    Ok(Response::Verdicts(verdicts.iter().map(super::tables::verdict_row).collect()))
 }
 
 /// A one-time token.
@@ -190,6 +180,9 @@ pub(super) fn hold_place(
     if points.is_empty() {
         return Err(invalid("a hold needs at least one point"));
     }
+    for point in &points {
+        still_there(site, *point)?;
+    }
     let hold = Hold {
         name: label(name)?,
         by: by.to_owned(),
@@ -222,6 +215,7 @@ pub(super) fn pin(
     let point = resolve(site, point)?;
     let (action, done) = match pinned {
         Pinned::Yes => {
+            still_there(site, point)?;
             let why = String::new();
             let pin = Pin { point, copy: None, by: by.to_owned(), why, until: None };
             site.catalog.pin(&pin).map_err(|error| unavailable(&error))?;
@@ -249,45 +243,4 @@ pub(super) fn event(
     let detail = ended.map_or_else(|| "open".to_owned(), |ended| format!("ended {ended}"));
     site.record(by, "event", name, &detail);
     Ok(Response::Done(format!("event {name}: {detail}")))
-}
-
-/// Removes points that nothing keeps in the primary snap and whose grace is over. Their packs
-/// go when collection lands; copies elsewhere are not touched.
-pub(super) fn prune(site: &Site, order: PruneOrder, by: &str) -> Result<Response, Refusal> {
-    let _keeping = site.keeping();
-    let now = site.now();
-    let facts = site.catalog.point_facts(None).map_err(|error| unavailable(&error))?;
-    let marks = site.catalog.marks().map_err(|error| unavailable(&error))?;
-    let in_force = site.in_force();
-    let verdicts = retention::evaluate(&facts, &in_force.declared.rules(), &marks, now);
-    site.catalog.settle(&verdicts, now).map_err(|error| unavailable(&error))?;
-    let primary = policy::primary();
-    let (mut changes, mut warnings) = (Vec::new(), Vec::new());
-    for doomed in site.catalog.doomed().map_err(|error| unavailable(&error))? {
-        let grace = in_force.declared.policy_of(&doomed.workload).map(|of| of.grace_seconds);
-        let grace = i64::try_from(grace.unwrap_or(u64::MAX)).unwrap_or(i64::MAX);
-        if doomed.copy != primary || now.seconds_since(doomed.since) < grace {
-            continue;
-        }
-        let subject = format!("{} of {}", doomed.point, doomed.workload);
-        if order == PruneOrder::Apply
-            && let Err(refusal) = remove(site, doomed.point, by)
-        {
-            warnings.push(format!("{subject}: {refusal}"));
-            continue;
-        }
-        changes.push(subject);
-    }
-    Ok(Response::Plan { changes, warnings })
-}
-
-fn remove(site: &Site, point: strongroom_protocol::PointId, by: &str) -> Result<(), Refusal> {
-    site.record(by, "prune", &point.to_string(), "no reason keeps it and its grace is over");
-    let points = site.repo.points().map_err(|error| unavailable(&error))?;
-    // One that is not there was removed before a crash: only the ledger does not know yet.
-    if let Some((workload, _)) = points.into_iter().find(|(_, id)| *id == point) {
-        site.repo.remove_point(workload, point).map_err(|error| unavailable(&error))?;
-    }
-    let gone = site.catalog.record_copy(point, &policy::primary(), &CopyEvent::Expired, site.now());
-    gone.map(drop).map_err(|error| unavailable(&error))
 }

@@ -4,18 +4,19 @@ use strongroom_node::inspect;
 use strongroom_node::uplink::SOFTWARE;
 use strongroom_protocol::admin::{
     AuditRow, CopyRow, EventRow, HoldRow, JobRow, Live, MediumRow, NodeRow, PointRef, PointRow,
-    Response, StatusReport, VerdictRow, WhyReport, WorkloadRow,
+    Response, StatusReport, WorkloadRow,
 };
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{JobId, PointId, Timestamp, WorkloadName};
 
+use super::going::detail;
 use super::unavailable;
 use crate::audit;
 use crate::catalog::{JobFilter, LedgerRow, PointFilter, PointRecord};
 use crate::copies::CopyTask;
 use crate::job::{Job, Next, State, Task};
 use crate::policy::{CopyKind, PRIMARY, Source};
-use crate::retention::{self, Stance, Verdict};
+use crate::retention;
 use crate::schedule;
 use crate::site::Site;
 
@@ -219,7 +220,7 @@ pub(super) fn journal(site: &Site, id: JobId) -> Answer<Response> {
     Ok(Response::Journal { job: row, events: events.collect() })
 }
 
-fn copy_row(site: &Site, workload: &WorkloadName, row: &LedgerRow) -> CopyRow {
+fn copy_row(site: &Site, workload: &WorkloadName, row: &LedgerRow) -> Answer<CopyRow> {
     let in_force = site.in_force();
     let declared = in_force.declared.policy_of(workload);
     let kind = declared.and_then(|policy| policy.copies.get(&row.copy)).map(|copy| &copy.kind);
@@ -229,7 +230,7 @@ fn copy_row(site: &Site, workload: &WorkloadName, row: &LedgerRow) -> CopyRow {
         (_, Some(kind)) => kind.as_str().to_owned(),
         (_, None) => "no longer declared".to_owned(),
     };
-    CopyRow {
+    Ok(CopyRow {
         copy: row.copy.clone(),
         kind,
         state: row.state.as_str().to_owned(),
@@ -237,11 +238,11 @@ fn copy_row(site: &Site, workload: &WorkloadName, row: &LedgerRow) -> CopyRow {
         proven: row.proof.map(|proof| proof.at),
         bytes: row.bytes_stored,
         seconds: row.seconds,
-        detail: row.last_error.clone().unwrap_or_default(),
-    }
+        detail: detail(site, row, workload)?,
+    })
 }
 
-fn point_row(site: &Site, point: &PointRecord) -> Answer<PointRow> {
+pub(super) fn point_row(site: &Site, point: &PointRecord) -> Answer<PointRow> {
     let ledger = site.catalog.ledger_of(point.point).map_err(|error| unavailable(&error))?;
     Ok(PointRow {
         id: point.point,
@@ -252,7 +253,10 @@ fn point_row(site: &Site, point: &PointRecord) -> Answer<PointRow> {
         bytes: point.stats.bytes,
         stored_bytes: point.stats.stored_bytes,
         gaps: point.gaps,
-        copies: ledger.iter().map(|row| copy_row(site, &point.workload, row)).collect(),
+        copies: ledger
+            .iter()
+            .map(|row| copy_row(site, &point.workload, row))
+            .collect::<Answer<_>>()?,
     })
 }
 
@@ -260,45 +264,6 @@ pub(super) fn points(site: &Site, workload: Option<&WorkloadName>) -> Answer<Vec
     let filter = PointFilter { workload: workload.cloned(), ..PointFilter::default() };
     let points = site.catalog.points(&filter).map_err(|error| unavailable(&error))?;
     points.iter().map(|point| point_row(site, point)).collect()
-}
-
-/// A verdict as a row.
-pub(super) fn verdict_row(verdict: &Verdict) -> VerdictRow {
-    let mut reasons: Vec<String> = verdict.keep.iter().map(ToString::to_string).collect();
-    if verdict.stance == Stance::Owe {
-        reasons.insert(0, "not there yet, and owed".to_owned());
-    }
-    VerdictRow {
-        point: verdict.point,
-        workload: verdict.workload.clone(),
-        moment: verdict.moment,
-        copy: verdict.copy.clone(),
-        kept: matches!(verdict.stance, Stance::Keep | Stance::Owe),
-        reasons,
-        expires: verdict.expires_at,
-    }
-}
-
-pub(super) fn why(site: &Site, point: &PointRef) -> Answer<WhyReport> {
-    let point = resolve(site, point)?;
-    let record = site.catalog.point(point).map_err(|error| unavailable(&error))?;
-    let record = record
-        .ok_or_else(|| Refusal::new(RefusalKind::Unknown, format!("no point {point} is known")))?;
-    let facts =
-        site.catalog.point_facts(Some(&record.workload)).map_err(|error| unavailable(&error))?;
-    let marks = site.catalog.marks().map_err(|error| unavailable(&error))?;
-    let rules = site.in_force().declared.rules();
-    let verdicts = retention::why(point, &facts, &rules, &marks, site.now());
-    let manifest = site.repo.point(point).ok();
-    Ok(WhyReport {
-        point: point_row(site, &record)?,
-        verdicts: verdicts.iter().map(verdict_row).collect(),
-        gaps: match &manifest {
-            Some(manifest) => inspect::gaps(&site.repo, manifest)?,
-            None => vec!["the primary snap is not here any more".to_owned()],
-        },
-        facts: manifest.as_ref().map(inspect::facts).unwrap_or_default(),
-    })
 }
 
 pub(super) fn media(site: &Site) -> Answer<Vec<MediumRow>> {

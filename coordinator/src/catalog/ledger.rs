@@ -5,8 +5,8 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use strongroom_protocol::{CopyName, PointId, Timestamp, WorkloadName};
 
 use crate::catalog::cell::{count, id, number, text, time, time_or_none, word};
-use crate::catalog::{Catalog, CatalogError, Trouble};
-use crate::retention::{CopyFacts, CopyState, Proof, ProofLevel, Stance, Verdict};
+use crate::catalog::{Catalog, CatalogError};
+use crate::retention::{CopyFacts, CopyState, Proof, ProofLevel};
 
 /// One cell of the ledger.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,6 +25,10 @@ pub struct LedgerRow {
     pub next_attempt: Option<Timestamp>,
     /// Since when no reason keeps it.
     pub doomed: Option<Timestamp>,
+    /// The same by the coordinator's counted time, in nanoseconds: the grace is counted by it.
+    pub doomed_counted: Option<i64>,
+    /// Why it is kept; once it is doomed: the reasons that ended.
+    pub reasons: Option<String>,
     pub changed: Timestamp,
 }
 
@@ -57,6 +61,10 @@ pub enum CopyEvent {
     Owed { due: Timestamp },
     /// A proof; a weaker one does not replace a stronger.
     Proven(Proof),
+    /// It is being removed, for want of a reason: decided, and not to be undone here.
+    Removing,
+    /// Who holds it did not remove it: why, and when to ask again.
+    Stayed { why: String, until: Timestamp },
 }
 
 /// A copy that is owed, with its point.
@@ -67,29 +75,12 @@ pub struct Debt {
     pub row: LedgerRow,
 }
 
-/// A copy that no reason keeps any more.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Doomed {
-    pub point: PointId,
-    pub workload: WorkloadName,
-    pub copy: CopyName,
-    pub since: Timestamp,
-}
+/// The columns of a row; what is selected beside them comes after.
+pub(super) const COLUMNS: &str = "l.point, l.copy, l.state, l.proof, l.proven, l.lock_until, l.bytes_sent, \
+     l.bytes_stored, l.seconds, l.attempts, l.last_error, l.next_attempt, l.doomed, l.changed, \
+     l.reasons, l.doomed_counted";
 
-/// What one settling changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Settled {
-    pub owed: u64,
-    pub lapsed: u64,
-    pub doomed: u64,
-    /// Doomed before, kept now.
-    pub spared: u64,
-}
-
-const COLUMNS: &str = "l.point, l.copy, l.state, l.proof, l.proven, l.lock_until, l.bytes_sent, \
-     l.bytes_stored, l.seconds, l.attempts, l.last_error, l.next_attempt, l.doomed, l.changed";
-
-fn ledger_row(row: &Row<'_>) -> rusqlite::Result<LedgerRow> {
+pub(super) fn ledger_row(row: &Row<'_>) -> rusqlite::Result<LedgerRow> {
     let level = match row.get_ref(3)? {
         rusqlite::types::ValueRef::Null => None,
         _ => Some(word(row, 3, "proof level", ProofLevel::from_word)?),
@@ -109,6 +100,8 @@ fn ledger_row(row: &Row<'_>) -> rusqlite::Result<LedgerRow> {
         next_attempt: time_or_none(row, 11)?,
         doomed: time_or_none(row, 12)?,
         changed: time(row, 13)?,
+        reasons: row.get(14)?,
+        doomed_counted: row.get(15)?,
     })
 }
 
@@ -126,17 +119,22 @@ pub(super) fn ledger_rows(
     rows.collect()
 }
 
-fn find(db: &Connection, point: PointId, copy: &CopyName) -> rusqlite::Result<Option<LedgerRow>> {
+pub(super) fn find(
+    db: &Connection,
+    point: PointId,
+    copy: &CopyName,
+) -> rusqlite::Result<Option<LedgerRow>> {
     let sql = format!("SELECT {COLUMNS} FROM ledger l WHERE l.point = ?1 AND l.copy = ?2");
     let mut query = db.prepare_cached(&sql)?;
     query.query_row(params![point.as_bytes(), copy.as_str()], ledger_row).optional()
 }
 
-fn store(db: &Transaction<'_>, row: &LedgerRow) -> rusqlite::Result<()> {
+pub(super) fn store(db: &Transaction<'_>, row: &LedgerRow) -> rusqlite::Result<()> {
     db.prepare_cached(
         "INSERT OR REPLACE INTO ledger (point, copy, state, proof, proven, lock_until, \
-           bytes_sent, bytes_stored, seconds, attempts, last_error, next_attempt, doomed, changed) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+           bytes_sent, bytes_stored, seconds, attempts, last_error, next_attempt, doomed, \
+           changed, reasons, doomed_counted) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?
     .execute(params![
         row.point.as_bytes(),
@@ -153,11 +151,17 @@ fn store(db: &Transaction<'_>, row: &LedgerRow) -> rusqlite::Result<()> {
         row.next_attempt.map(|at| at.0),
         row.doomed.map(|since| since.0),
         row.changed.0,
+        row.reasons,
+        row.doomed_counted,
     ])
     .map(drop)
 }
 
-fn remove(db: &Transaction<'_>, point: PointId, copy: &CopyName) -> rusqlite::Result<()> {
+pub(super) fn remove(
+    db: &Transaction<'_>,
+    point: PointId,
+    copy: &CopyName,
+) -> rusqlite::Result<()> {
     let mut delete = db.prepare_cached("DELETE FROM ledger WHERE point = ?1 AND copy = ?2")?;
     delete.execute(params![point.as_bytes(), copy.as_str()]).map(drop)
 }
@@ -185,7 +189,7 @@ impl Catalog {
             let mut query = db.prepare_cached(&sql)?;
             let by = due_by.map_or(i64::MAX, |by| by.0);
             let rows = query.query_map([by, i64::MIN], |row| {
-                Ok(Debt { row: ledger_row(row)?, workload: text(row, 14)?, moment: time(row, 15)? })
+                Ok(Debt { row: ledger_row(row)?, workload: text(row, 16)?, moment: time(row, 17)? })
             })?;
             rows.collect()
         })
@@ -221,75 +225,14 @@ impl Catalog {
             )?)
         })
     }
-
-    /// Puts retention's verdicts on the books: new debts, lapsed ones, doomed copies and those
-    /// spared after all. Removes no copy.
-    pub fn settle(&self, verdicts: &[Verdict], now: Timestamp) -> Result<Settled, CatalogError> {
-        self.change("settle the ledger", |db| {
-            let mut settled = Settled::default();
-            for verdict in verdicts {
-                let row = find(db, verdict.point, &verdict.copy)?;
-                settle_one(db, verdict, row, now, &mut settled)?;
-            }
-            Ok(settled)
-        })
-    }
-
-    /// Copies that no reason keeps, longest first.
-    pub fn doomed(&self) -> Result<Vec<Doomed>, CatalogError> {
-        self.read("list doomed copies", |db| {
-            let mut query = db.prepare_cached(
-                "SELECT l.point, p.workload, l.copy, l.doomed FROM ledger l \
-                 JOIN points p ON p.id = l.point \
-                 WHERE l.state = 'present' AND l.doomed IS NOT NULL ORDER BY l.doomed, l.point",
-            )?;
-            let rows = query.query_map([], |row| {
-                let (point, workload) = (id(row, 0)?, text(row, 1)?);
-                Ok(Doomed { point, workload, copy: text(row, 2)?, since: time(row, 3)? })
-            })?;
-            rows.collect()
-        })
-    }
 }
 
-fn settle_one(
-    db: &Transaction<'_>,
-    verdict: &Verdict,
-    row: Option<LedgerRow>,
-    now: Timestamp,
-    settled: &mut Settled,
-) -> Result<(), Trouble> {
-    match (verdict.stance, row) {
-        (Stance::Owe, None) => {
-            let event = CopyEvent::Owed { due: verdict.due_at.unwrap_or(now) };
-            if let Some(row) = transition(None, verdict.point, &verdict.copy, &event, now)? {
-                store(db, &row)?;
-                settled.owed += 1;
-            }
-        }
-        (Stance::Lapse, Some(row)) if is_debt(row.state) => {
-            remove(db, row.point, &row.copy)?;
-            settled.lapsed += 1;
-        }
-        (Stance::Expire, Some(row)) if row.doomed.is_none() && row.state == CopyState::Present => {
-            store(db, &LedgerRow { doomed: Some(now), ..row })?;
-            settled.doomed += 1;
-        }
-        (Stance::Keep, Some(row)) if row.doomed.is_some() => {
-            store(db, &LedgerRow { doomed: None, ..row })?;
-            settled.spared += 1;
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-fn is_debt(state: CopyState) -> bool {
+pub(super) fn is_debt(state: CopyState) -> bool {
     matches!(state, CopyState::Owed | CopyState::Failed)
 }
 
 /// The row after the event.
-fn transition(
+pub(super) fn transition(
     row: Option<LedgerRow>,
     point: PointId,
     copy: &CopyName,
@@ -339,15 +282,33 @@ fn transition(
             row.state = CopyState::Owed;
             row.last_error = Some(error.clone());
             (row.proof, row.doomed, row.lock_until) = (None, None, None);
-            row.next_attempt = Some(at);
+            (row.doomed_counted, row.next_attempt) = (None, Some(at));
         }
         CopyEvent::Lost { .. } => return refused("lost"),
-        CopyEvent::Expired if row.lock_until.is_some_and(|until| until > at) => {
+        CopyEvent::Expired | CopyEvent::Removing
+            if row.lock_until.is_some_and(|until| until > at) =>
+        {
             return refused("expired before its lock ends");
         }
-        CopyEvent::Expired if present || state == Some(CopyState::Expired) => {
+        CopyEvent::Removing if present && row.doomed.is_some() => {
+            row.state = CopyState::Removing;
+        }
+        CopyEvent::Removing if state == Some(CopyState::Removing) => {}
+        CopyEvent::Removing => return refused("removed while something keeps it"),
+        CopyEvent::Stayed { why, until } if present || state == Some(CopyState::Removing) => {
+            row.state = CopyState::Present;
+            (row.last_error, row.next_attempt) = (Some(why.clone()), Some(*until));
+        }
+        CopyEvent::Stayed { .. } => return refused("said to stay"),
+        CopyEvent::Expired
+            if matches!(
+                state,
+                Some(CopyState::Present | CopyState::Removing | CopyState::Expired)
+            ) =>
+        {
             row.state = CopyState::Expired;
-            (row.proof, row.doomed, row.next_attempt) = (None, None, None);
+            (row.proof, row.next_attempt, row.last_error) = (None, None, None);
+            (row.doomed, row.doomed_counted) = (None, None);
         }
         CopyEvent::Expired => return refused("expired"),
         CopyEvent::Lapsed if pending => return Ok(None),
@@ -370,6 +331,8 @@ fn fresh(point: PointId, copy: &CopyName, at: Timestamp) -> LedgerRow {
         last_error: None,
         next_attempt: None,
         doomed: None,
+        doomed_counted: None,
+        reasons: None,
         changed: at,
     }
 }

@@ -215,7 +215,7 @@ impl Catalog {
         self.change("forget a point", |db| {
             let mut query = db.prepare_cached(
                 "SELECT copy, state FROM ledger WHERE point = ?1 AND state IN \
-                 ('present', 'working') LIMIT 1",
+                 ('present', 'working', 'removing') LIMIT 1",
             )?;
             let there = query
                 .query_map([point.as_bytes()], |row| Ok((text(row, 0)?, row.get(1)?)))?

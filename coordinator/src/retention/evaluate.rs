@@ -168,7 +168,7 @@ impl Bench<'_> {
     ) -> bool {
         match self.state(index, &copy.copy) {
             Some(CopyState::Present | CopyState::Working) => true,
-            Some(CopyState::Expired) => false,
+            Some(CopyState::Expired | CopyState::Removing) => false,
             Some(CopyState::Owed | CopyState::Failed) | None => {
                 let source = rules.copies.iter().find(|c| Some(&c.copy) == copy.from.as_ref());
                 steps_left > 0
@@ -256,9 +256,8 @@ impl Bench<'_> {
     /// Holds, pins and locks: of what is there, and of debts on the books.
     fn marked(&self, index: usize, copy: &CopyName, kept: &mut Vec<Reason>) {
         let Some(point) = self.points.get(index) else { return };
-        let Some(facts) = point.copy(copy).filter(|c| c.state != CopyState::Expired) else {
-            return;
-        };
+        let goes = |state| matches!(state, CopyState::Expired | CopyState::Removing);
+        let Some(facts) = point.copy(copy).filter(|c| !goes(c.state)) else { return };
         for hold in &self.marks.holds {
             if hold.points.contains(&point.point) || hold.workloads.contains(&point.workload) {
                 let (name, by, why) = (hold.name.clone(), hold.by.clone(), hold.why.clone());
@@ -280,7 +279,7 @@ impl Bench<'_> {
         let point = self.points.get(index)?;
         let state = self.state(index, &copy.copy);
         let stance = match (state, keep.is_empty()) {
-            (Some(CopyState::Expired), _) | (None, true) => return None,
+            (Some(CopyState::Expired | CopyState::Removing), _) | (None, true) => return None,
             (Some(CopyState::Present), false) => Stance::Keep,
             (Some(CopyState::Present), true) => Stance::Expire,
             (_, false) => Stance::Owe,
@@ -321,7 +320,7 @@ impl Bench<'_> {
         for (index, point) in self.points.iter().enumerate() {
             for facts in point.copies.iter().filter(|facts| !declared(&facts.copy)) {
                 let (stance, mut keep) = match facts.state {
-                    CopyState::Expired => continue,
+                    CopyState::Expired | CopyState::Removing => continue,
                     CopyState::Present | CopyState::Working => {
                         (Stance::Keep, vec![Reason::Undecided])
                     }

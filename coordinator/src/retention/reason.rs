@@ -145,6 +145,14 @@ pub struct Verdict {
     pub due_at: Option<Timestamp>,
 }
 
+impl Verdict {
+    /// Every reason in one text; empty when none is left.
+    pub fn reasons(&self) -> String {
+        let reasons: Vec<String> = self.keep.iter().map(ToString::to_string).collect();
+        reasons.join("; ")
+    }
+}
+
 /// One verdict before and after; a side is none where the copy is neither there nor wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Difference {

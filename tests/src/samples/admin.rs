@@ -54,6 +54,7 @@ impl Sampled for Request {
             Self::Audit { most: 50 },
             Self::Prune { order: PruneOrder::Apply },
             Self::Prune { order: PruneOrder::Show },
+            Self::Prune { order: PruneOrder::BelieveClock },
         ]);
         all
     }

@@ -1,8 +1,8 @@
 //! Samples of openings, control and enrolment.
 
 use strongroom_protocol::control::{
-    Ending, FilesSource, FromNode, Mounts, Naming, Overwrite, Progress, ProtectWork, RecoverWork,
-    RetryAdvice, StepNews, ToNode, Welcome, Work,
+    Ending, ExpireAnswer, ExpireOrder, ExpireOutcome, FilesSource, FromNode, Mounts, Naming,
+    Overwrite, Progress, ProtectWork, RecoverWork, RetryAdvice, StepNews, ToNode, Welcome, Work,
 };
 use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse};
 use strongroom_protocol::opening::{Opened, Opening, RefusalKind};
@@ -104,25 +104,32 @@ impl Sampled for FromNode {
             ended(failed(RetryAdvice::AtOnce)),
             ended(Ending::Cancelled),
             Self::Renew { csr: vec![0x30, 0x00] },
+            Self::Expired { job: id(1), generation, answers: answers() },
         ]
     }
+}
+
+fn answers() -> Vec<ExpireAnswer> {
+    let stays = |until| ExpireOutcome::Stays { why: "too young".to_owned(), until };
+    [ExpireOutcome::Gone, ExpireOutcome::Ready, stays(None), stays(Some(at(7)))]
+        .map(|outcome| ExpireAnswer { point: id(3), outcome })
+        .to_vec()
 }
 
 impl Sampled for ToNode {
     fn samples() -> Vec<Self> {
         let welcome = |naming| Self::Welcome(Welcome { repo: id(9), now: at(0), naming });
+        let assign = |work| Self::Assign { job: id(1), generation: Generation(2), work };
         let mut all = vec![welcome(None), welcome(Some(naming()))];
-        all.extend(works().into_iter().map(|work| Self::Assign {
-            job: id(1),
-            generation: Generation(2),
-            work,
-        }));
+        all.extend(works().into_iter().map(assign));
         all.extend([
             Self::Cancel { job: id(1) },
             Self::Renewed { chain: vec![vec![0x30, 0x01]] },
             Self::Revoked { revoked: vec![(identity(Role::Agent), at(5))] },
             Self::Refused(refusal(RefusalKind::Unknown)),
         ]);
+        let expire = |order| Work::Expire { copy: name("dr"), points: vec![id(3), id(4)], order };
+        all.extend([ExpireOrder::Announce, ExpireOrder::Remove].map(expire).map(assign));
         all
     }
 }

@@ -1,0 +1,277 @@
+//! Copies at the other site that nothing keeps. They are announced, and ordered away once the
+//! proxy says that its own floor lets them go; before the order leaves, it is in the catalog and
+//! the audit log. What became of an order whose answer was lost is asked, not assumed; a refusal
+//! stands in the ledger.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use strongroom_protocol::control::{
+    Ending, ExpireAnswer, ExpireOrder, ExpireOutcome, ToNode, Work,
+};
+use strongroom_protocol::{Chain, CopyName, Generation, JobId, NodeName, PointId, Timestamp};
+
+use crate::catalog::{CatalogError, CopyEvent, Doomed};
+use crate::copies::{CopyTask, Doing};
+use crate::expire::{self, ExpireError, because, subject};
+use crate::policy::{CopyKind, Declared};
+use crate::retention::CopyState;
+use crate::site::Site;
+
+/// Points of one order; proxies refuse more.
+const POINTS_AN_ORDER: usize = 32;
+/// How often it is looked what may be ordered away.
+const LOOK_SECONDS: i64 = 5;
+/// A refusal without a date is asked about again after this, one with a date at the latest then.
+const ASK_AGAIN_SECONDS: i64 = 86_400;
+/// A proxy that could not answer is left alone for this long.
+const REST_SECONDS: i64 = 600;
+
+/// An order that was not answered yet.
+struct Asked {
+    job: JobId,
+    order: ExpireOrder,
+    copies: BTreeMap<PointId, Doomed>,
+}
+
+/// What is under way with each proxy.
+pub(crate) struct Far {
+    site: Arc<Site>,
+    asked: BTreeMap<NodeName, Asked>,
+    /// The proxy would let them go.
+    ready: BTreeSet<(PointId, CopyName)>,
+    resting: BTreeMap<NodeName, Timestamp>,
+    look_at: Option<Timestamp>,
+}
+
+impl Far {
+    pub(crate) const fn new(site: Arc<Site>) -> Self {
+        Self {
+            site,
+            asked: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            resting: BTreeMap::new(),
+            look_at: None,
+        }
+    }
+
+    /// Something changed: look at the next tick.
+    pub(crate) fn reconsider(&mut self) {
+        self.look_at = None;
+        self.resting.clear();
+    }
+
+    /// A proxy is here, still doing `live`.
+    pub(crate) fn came(&mut self, node: &NodeName, live: &[(JobId, Generation)]) {
+        let working =
+            self.asked.get(node).is_some_and(|asked| live.iter().any(|(job, _)| *job == asked.job));
+        if !working {
+            self.asked.remove(node);
+        }
+    }
+
+    /// Orders what can be ordered.
+    pub(crate) fn tick(&mut self, now: Timestamp) {
+        if self.look_at.is_some_and(|at| at > now && at <= now.plus_seconds(LOOK_SECONDS)) {
+            return;
+        }
+        self.look_at = Some(now.plus_seconds(LOOK_SECONDS));
+        if let Err(error) = self.look(now) {
+            tracing::error!(error = %Chain(&error), "what the other site holds cannot be expired");
+        }
+    }
+
+    fn look(&mut self, now: Timestamp) -> Result<(), ExpireError> {
+        let in_force = self.site.in_force();
+        let unknown = self.by_node(&in_force.declared, self.site.catalog.removing()?, now);
+        for ((node, copy), doomed) in unknown {
+            self.order(&node, &copy, doomed, ExpireOrder::Announce, now);
+        }
+        if self.site.catalog.doomed()?.is_empty() {
+            return Ok(());
+        }
+        // A hold is placed before or after this, never between the verdict and the order.
+        let site = Arc::clone(&self.site);
+        let _keeping = site.keeping();
+        let judged = expire::judge(&site, now)?;
+        let ripe = self.by_node(&in_force.declared, expire::ripe(&site, &judged)?, now);
+        for ((node, copy), doomed) in ripe {
+            let (ready, rest): (Vec<Doomed>, Vec<Doomed>) =
+                doomed.into_iter().partition(|doomed| self.ready.contains(&doomed.key()));
+            if !ready.is_empty() && !self.asked.contains_key(&node) {
+                self.order_away(&node, &copy, ready, now)?;
+            }
+            let due = |doomed: &Doomed| {
+                let again = doomed.row.next_attempt;
+                let longest = now.plus_seconds(ASK_AGAIN_SECONDS);
+                again.is_none_or(|at| at <= now || at > longest)
+            };
+            let due = rest.into_iter().filter(due).collect();
+            self.order(&node, &copy, due, ExpireOrder::Announce, now);
+        }
+        Ok(())
+    }
+
+    /// Copies in repositories of proxies that are here and free, by proxy and copy.
+    fn by_node(
+        &self,
+        declared: &Declared,
+        all: Vec<Doomed>,
+        now: Timestamp,
+    ) -> BTreeMap<(NodeName, CopyName), Vec<Doomed>> {
+        let mut found: BTreeMap<(NodeName, CopyName), Vec<Doomed>> = BTreeMap::new();
+        for doomed in all {
+            let policy = declared.policy_of(&doomed.workload);
+            let copy = policy.and_then(|policy| policy.copies.get(&doomed.row.copy));
+            let Some(copy) = copy.filter(|copy| copy.kind == CopyKind::SecondarySnap) else {
+                continue;
+            };
+            let rests = self.resting.get(&copy.node).is_some_and(|until| *until > now);
+            let here = self.site.sessions.proxy(&copy.node).is_some();
+            if here && !rests && !self.asked.contains_key(&copy.node) {
+                let place = (copy.node.clone(), copy.name.clone());
+                found.entry(place).or_default().push(doomed);
+            }
+        }
+        found
+    }
+
+    /// Decides and records, then orders.
+    fn order_away(
+        &mut self,
+        node: &NodeName,
+        copy: &CopyName,
+        mut doomed: Vec<Doomed>,
+        now: Timestamp,
+    ) -> Result<(), ExpireError> {
+        doomed.truncate(POINTS_AN_ORDER);
+        for one in &doomed {
+            let detail = format!("ordered of {node}: {}", because(&one.row));
+            self.site.try_record("coordinator", "expire.order", &subject(one), &detail)?;
+            self.site.catalog.record_copy(one.row.point, copy, &CopyEvent::Removing, now)?;
+            self.ready.remove(&one.key());
+        }
+        self.order(node, copy, doomed, ExpireOrder::Remove, now);
+        Ok(())
+    }
+
+    fn order(
+        &mut self,
+        node: &NodeName,
+        copy: &CopyName,
+        mut doomed: Vec<Doomed>,
+        order: ExpireOrder,
+        now: Timestamp,
+    ) {
+        doomed.truncate(POINTS_AN_ORDER);
+        if doomed.is_empty() || self.asked.contains_key(node) {
+            return;
+        }
+        let job = JobId::fresh(now.unix_ms());
+        let points: Vec<PointId> = doomed.iter().map(|doomed| doomed.row.point).collect();
+        let work = Work::Expire { copy: copy.clone(), points: points.clone(), order };
+        let assign = ToNode::Assign { job, generation: Generation(1), work };
+        if !self.site.sessions.say_proxy(node, assign) {
+            self.resting.insert(node.clone(), now.plus_seconds(REST_SECONDS));
+            return;
+        }
+        if let (ExpireOrder::Remove, Some(first)) = (order, doomed.first()) {
+            self.site.note_task(CopyTask {
+                job,
+                doing: Doing::Expire,
+                copy: copy.clone(),
+                workload: first.workload.clone(),
+                node: node.clone(),
+                points,
+                began: now,
+                ended: None,
+                outcome: None,
+            });
+        }
+        let copies = doomed.into_iter().map(|doomed| (doomed.row.point, doomed)).collect();
+        self.asked.insert(node.clone(), Asked { job, order, copies });
+    }
+
+    /// What a proxy says to an order.
+    pub(crate) fn answered(&mut self, node: &NodeName, job: JobId, answers: &[ExpireAnswer]) {
+        let Some(asked) = self.asked.get(node).filter(|asked| asked.job == job) else { return };
+        let known = answers.iter().filter_map(|answer| {
+            asked.copies.get(&answer.point).map(|doomed| (doomed.clone(), answer.outcome.clone()))
+        });
+        let known: Vec<(Doomed, ExpireOutcome)> = known.collect();
+        let order = asked.order;
+        for (doomed, outcome) in known {
+            if let Err(error) = self.book(node, &doomed, order, outcome) {
+                let point = doomed.row.point;
+                tracing::error!(%point, error = %Chain(&error), "an answer was not booked");
+            }
+        }
+    }
+
+    fn book(
+        &mut self,
+        node: &NodeName,
+        doomed: &Doomed,
+        order: ExpireOrder,
+        outcome: ExpireOutcome,
+    ) -> Result<(), CatalogError> {
+        let (now, catalog) = (self.site.now(), &self.site.catalog);
+        let (point, copy) = doomed.key();
+        let rows = catalog.ledger_of(point)?;
+        let Some(row) = rows.iter().find(|row| row.copy == copy) else { return Ok(()) };
+        let going = row.state == CopyState::Removing;
+        let (event, action, detail) = match outcome {
+            ExpireOutcome::Gone if going || row.doomed.is_some() => {
+                let detail = format!("{node} removed it: {}", because(&doomed.row));
+                (CopyEvent::Expired, Some("expire"), detail)
+            }
+            ExpireOutcome::Gone => {
+                let error = format!("{node} says that it is not there");
+                (CopyEvent::Lost { error: error.clone() }, Some("copy.lost"), error)
+            }
+            ExpireOutcome::Ready if going => {
+                self.ready.insert((point, copy.clone()));
+                let why = "the order to remove it did not arrive".to_owned();
+                (CopyEvent::Stayed { why: why.clone(), until: now }, None, why)
+            }
+            ExpireOutcome::Ready => {
+                self.ready.insert((point, copy));
+                return Ok(());
+            }
+            ExpireOutcome::Stays { why, until } => {
+                let date = until.map(|until| format!(" until {until}")).unwrap_or_default();
+                let text = format!("kept by {node}{date}: {why}");
+                let again = now.plus_seconds(ASK_AGAIN_SECONDS);
+                let until = until.unwrap_or(again).min(again);
+                let news = row.last_error.as_ref() != Some(&text);
+                let action = news.then_some("expire.refused");
+                (CopyEvent::Stayed { why: text.clone(), until }, action, text)
+            }
+        };
+        if let Some(action) = action {
+            self.site.record("coordinator", action, &subject(doomed), &detail);
+        }
+        tracing::info!(%point, %copy, ?order, %detail, "an order to expire was answered");
+        catalog.record_copy(point, &copy, &event, now).map(drop)
+    }
+
+    /// An order ended at its proxy.
+    pub(crate) fn ended(&mut self, node: &NodeName, job: JobId, ending: &Ending) {
+        if self.asked.get(node).is_none_or(|asked| asked.job != job) {
+            return;
+        }
+        self.asked.remove(node);
+        let now = self.site.now();
+        let outcome = match ending {
+            Ending::Done { text, .. } => Ok(text.clone()),
+            Ending::Failed { refusal, .. } => Err(refusal.to_string()),
+            Ending::Cancelled => Err("cancelled".to_owned()),
+        };
+        if let Err(why) = &outcome {
+            tracing::warn!(%node, %why, "an order to expire was not carried out");
+            self.resting.insert(node.clone(), now.plus_seconds(REST_SECONDS));
+        }
+        self.site.end_task(job, outcome, now);
+        self.look_at = None;
+    }
+}

@@ -1,0 +1,256 @@
+//! What nothing keeps goes, at both sites, after a grace at each; what anything keeps stays, and
+//! the other site keeps more than it is told to. Clocks are the test's own.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use strongroom_coordinator::catalog::{Catalog, CopyEvent};
+use strongroom_coordinator::policy::primary;
+use strongroom_protocol::admin::{CopyRow, PointRef, PruneOrder, Request, Response};
+use strongroom_protocol::{Clock, CopyName, FixedClock, PointId, SystemClock};
+use strongroom_store::disk::LocalDisk;
+use strongroom_store::keys::VaultKey;
+use strongroom_store::repo::{Mode, Repo};
+use strongroom_tests::lab::{Cast, Lab, copy_tree};
+use strongroom_tests::site::name;
+
+/// The longest life a node's certificate may have.
+const LIFE_SECONDS: u32 = 90 * 24 * 3600;
+const DAY: i64 = 24 * 3600;
+const SHORT_FLOOR: &str = "\n[floor]\nmin_age_seconds = 1800\nnewest = 1\ngrace_seconds = 1800\n";
+
+struct Ageing {
+    lab: Lab,
+    clock: Arc<FixedClock>,
+}
+
+impl Ageing {
+    /// Two sites that keep one point each, with a grace of half an hour at the coordinator.
+    async fn start(cast: Cast, keep: &str, floor: &str) -> Self {
+        let clock = Arc::new(FixedClock::at(SystemClock.now()));
+        let shared: Arc<dyn Clock> = Arc::<FixedClock>::clone(&clock);
+        let mut lab = Lab::start_with(cast, shared, LIFE_SECONDS).await.unwrap();
+        if cast == Cast::TwoSites {
+            lab.stop_proxy().await.unwrap();
+            let path = lab.sites.home("proxy").join("node.toml");
+            let settings = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(&path, settings + floor).unwrap();
+            lab.start_proxy().unwrap();
+            lab.everybody().await.unwrap();
+        }
+        let whole = lab.policy();
+        let (head, rest) = whole.split_once("[policy.standard.copy.tape]").unwrap_or((&whole, ""));
+        let tail = rest.find("[workload").map_or("", |at| rest.split_at(at).1);
+        let policy = format!("{head}{tail}")
+            .replace("schedule = \"monthly 1 03:00\"\n", "")
+            .replace("timezone = \"UTC\"", "timezone = \"UTC\"\ngrace = \"30m\"")
+            .replace("newest = 10", keep);
+        lab.sites.apply(&policy).await.unwrap();
+        Self { lab, clock }
+    }
+
+    /// A point of a tree that shares nothing with the one before, there in every copy.
+    async fn point(&self, seed: u64) -> PointId {
+        self.lab.write("file", 3_000_000, seed).unwrap();
+        let point = self.lab.point().await.unwrap();
+        if self.lab.proxy.is_some() {
+            self.lab.sites.await_copy("secondary", "readable").await.unwrap();
+        }
+        self.pass(1).await;
+        point
+    }
+
+    /// Time goes on, in steps that count.
+    async fn pass(&self, seconds: i64) {
+        self.clock.set(self.clock.now().plus_seconds(seconds));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    /// Hours go by while the coordinator looks.
+    async fn hours(&self, count: i64) {
+        for _ in 0..count {
+            self.pass(3000).await;
+            tokio::time::sleep(Duration::from_millis(600)).await;
+        }
+    }
+
+    async fn copy(&self, point: PointId, copy: &str) -> CopyRow {
+        let points = self.lab.sites.points("coordinator").await.unwrap();
+        let row = points.into_iter().find(|row| row.id == point).unwrap();
+        row.copies.into_iter().find(|row| row.copy.as_str() == copy).unwrap()
+    }
+
+    /// Time goes on until the copy is as `fits` says.
+    async fn until(&self, point: PointId, copy: &str, fits: impl Fn(&CopyRow) -> bool) -> CopyRow {
+        let what = format!("{copy} of {point} to be so");
+        let came = self.lab.sites.wait_for(&what, async |_| {
+            self.pass(240).await;
+            Ok(Some(self.copy(point, copy).await).filter(&fits))
+        });
+        match came.await {
+            Ok(row) => row,
+            Err(error) => panic!("{error}: {:?}", self.copy(point, copy).await),
+        }
+    }
+
+    async fn there(&self, node: &str) -> Vec<PointId> {
+        self.lab.sites.points(node).await.unwrap().into_iter().map(|row| row.id).collect()
+    }
+
+    async fn order(&self, request: Request) -> Response {
+        self.lab.sites.ask("coordinator", &request).await.unwrap()
+    }
+}
+
+fn expired(row: &CopyRow) -> bool {
+    row.state == "expired"
+}
+
+fn in_grace(row: &CopyRow) -> bool {
+    row.detail.contains("in its grace until")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn points_age_out_at_both_sites_and_a_hold_in_the_grace_rescues() {
+    let ageing = Ageing::start(Cast::TwoSites, "newest = 1", SHORT_FLOOR).await;
+    let lab = &ageing.lab;
+    let first = ageing.point(1).await;
+    let expected = lab.dir.path().join("first");
+    copy_tree(&lab.source, &expected).unwrap();
+    let second = ageing.point(2).await;
+    let row = ageing.until(first, "primary", in_grace).await;
+    assert!(row.detail.contains("among the newest 1"), "what ended: {}", row.detail);
+    let hold = Request::HoldPlace {
+        name: "case".to_owned(),
+        why: "court".to_owned(),
+        points: vec![PointRef::Id(first.to_string())],
+    };
+    ageing.order(hold).await;
+    ageing.hours(8).await;
+    assert_eq!(ageing.copy(first, "primary").await.detail, "");
+    for node in ["coordinator", "proxy"] {
+        lab.restores_as(node, first, &expected).await.unwrap();
+    }
+    ageing.order(Request::HoldRelease { name: "case".to_owned() }).await;
+    ageing.until(first, "primary", expired).await;
+    ageing.until(first, "secondary", expired).await;
+    assert_eq!(ageing.there("proxy").await, [second]);
+    for copy in ["primary", "secondary"] {
+        let record = lab.audited("expire", &format!("{copy} of point {first}")).await.unwrap();
+        assert!(record.detail.contains("what kept it"), "{record:?}");
+    }
+    lab.audited("expire.order", &first.to_string()).await.unwrap();
+    let late = Request::HoldPlace {
+        name: "late".to_owned(),
+        why: "court".to_owned(),
+        points: vec![PointRef::Id(first.to_string())],
+    };
+    let refusal = lab.refused("coordinator", &late).await.unwrap();
+    assert!(refusal.text.contains("gone"), "{refusal}");
+    for node in ["coordinator", "proxy"] {
+        lab.restores_as(node, second, &lab.source).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_other_site_keeps_its_floor_and_the_ledger_says_until_when() {
+    let ageing = Ageing::start(Cast::TwoSites, "newest = 1", "").await;
+    let mut points = Vec::new();
+    for seed in 1..=4 {
+        points.push(ageing.point(seed).await);
+    }
+    for point in &points[..3] {
+        ageing.until(*point, "primary", expired).await;
+    }
+    let row = ageing.until(points[0], "secondary", |row| row.detail.contains("kept by")).await;
+    assert!(row.state == "present", "{row:?}");
+    assert!(row.detail.contains("kept by proxy until"), "{}", row.detail);
+    ageing.hours(24).await;
+    let mut there = ageing.there("proxy").await;
+    there.sort();
+    points.sort();
+    assert_eq!(there, points, "nothing goes before it has been there for a week");
+    ageing.lab.audited("expire.refused", &points[0].to_string()).await.unwrap();
+    let journal = ageing.lab.sites.home("proxy").join("expiry.log");
+    let journal = std::fs::read_to_string(journal).unwrap();
+    assert!(journal.contains("has not been here long enough"), "{journal}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_a_crash_left_in_the_middle_is_finished_at_the_next_start() {
+    let mut ageing = Ageing::start(Cast::TwoSites, "newest = 1", SHORT_FLOOR).await;
+    let mut points = Vec::new();
+    for seed in 1..=4 {
+        points.push(ageing.point(seed).await);
+    }
+    for point in &points[..3] {
+        ageing.until(*point, "primary", in_grace).await;
+    }
+    ageing.lab.stop_coordinator().await.unwrap();
+    let home = ageing.lab.sites.home("coordinator");
+    {
+        // Decided; decided and the manifest gone; and an order to the other site without answer.
+        let catalog = Catalog::open(&home.join("catalog.db")).unwrap();
+        let removing = |point: PointId, copy: &CopyName| {
+            let event = CopyEvent::Removing;
+            catalog.record_copy(point, copy, &event, ageing.clock.now()).unwrap();
+        };
+        removing(points[0], &primary());
+        removing(points[1], &primary());
+        removing(points[2], &name("secondary"));
+        let key = std::fs::read(home.join("vault.key")).unwrap();
+        let key = VaultKey::from_bytes(key.try_into().unwrap());
+        let disk = Arc::new(LocalDisk::new(home.join("repo")));
+        let repo = Repo::open(disk, &key, Mode::Write).unwrap();
+        let (workload, _) = repo.points().unwrap()[0];
+        repo.remove_point(workload, points[1]).unwrap();
+    }
+    ageing.lab.start_coordinator().unwrap();
+    ageing.lab.everybody().await.unwrap();
+    for point in &points[..2] {
+        assert_eq!(ageing.copy(*point, "primary").await.state, "expired");
+        ageing.lab.audited("expire", &format!("primary of point {point}")).await.unwrap();
+    }
+    let asked = ageing.lab.sites.wait_for("the other site to be asked", async |_| {
+        ageing.pass(10).await;
+        Ok((ageing.copy(points[2], "secondary").await.state == "present").then_some(()))
+    });
+    asked.await.unwrap();
+    for point in &points[..3] {
+        ageing.until(*point, "secondary", expired).await;
+    }
+    for node in ["coordinator", "proxy"] {
+        ageing.lab.restores_as(node, points[3], &ageing.lab.source).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_jumps_forward_expires_nothing_until_somebody_believes_it() {
+    let ageing = Ageing::start(Cast::OneSite, "newest = 1, min_age = \"60d\"", "").await;
+    let first = ageing.point(1).await;
+    ageing.point(2).await;
+    let start = ageing.clock.now();
+    ageing.clock.set(start.plus_seconds(80 * DAY));
+    let doubted = |row: &CopyRow| row.detail.contains("while the clock is doubted");
+    ageing.until(first, "primary", doubted).await;
+    ageing.hours(5).await;
+    let alarms = ageing.lab.status("coordinator").await.unwrap().alarms;
+    assert!(alarms.iter().any(|alarm| alarm.contains("--believe-clock")), "{alarms:?}");
+    let prune = Request::Prune { order: PruneOrder::Apply };
+    let Response::Plan { changes, .. } = ageing.order(prune).await else { panic!() };
+    assert_eq!(changes, Vec::<String>::new());
+
+    ageing.clock.set(start.plus_seconds(600));
+    ageing.until(first, "primary", |row| row.detail.is_empty()).await;
+    let alarms = ageing.lab.status("coordinator").await.unwrap().alarms;
+    assert!(!alarms.iter().any(|alarm| alarm.contains("clock")), "{alarms:?}");
+
+    ageing.clock.set(start.plus_seconds(80 * DAY));
+    ageing.until(first, "primary", doubted).await;
+    ageing.order(Request::Prune { order: PruneOrder::BelieveClock }).await;
+    ageing.until(first, "primary", in_grace).await;
+    ageing.until(first, "primary", expired).await;
+    ageing.lab.audited("prune.believe-clock", "").await.unwrap();
+}
