@@ -83,6 +83,9 @@ pub enum EntryKind {
 /// A held lock: dropping it lets go.
 pub type Lock = Box<dyn Any + Send + Sync>;
 
+/// Bytes written at once where room can only be taken by writing.
+const ALLOCATE_BYTES: usize = 1 << 20;
+
 /// A place for a repository.
 pub trait Disk: Send + Sync {
     /// An empty file, made or emptied.
@@ -104,6 +107,26 @@ pub trait Disk: Send + Sync {
     fn list(&self, path: &str) -> DiskResult<Vec<Entry>>;
     /// Whether the path names something.
     fn exists(&self, path: &str) -> DiskResult<bool>;
+    /// A file of so many bytes whose room is taken once this returns; what is in it means
+    /// nothing. Nothing of it is left after an error.
+    fn allocate(&self, path: &str, bytes: u64) -> DiskResult<()> {
+        let written = (|| {
+            let mut file = self.create(path)?;
+            let mut noise = blake3::Hasher::new().finalize_xof();
+            let mut piece = vec![0; ALLOCATE_BYTES];
+            while file.len() < bytes {
+                // A file system that compresses must find nothing to gain.
+                noise.fill(&mut piece);
+                let step = usize::try_from(bytes - file.len()).unwrap_or(usize::MAX);
+                file.append(piece.get(..step.min(piece.len())).unwrap_or_default())?;
+            }
+            file.sync()
+        })();
+        if written.is_err() {
+            drop(self.remove(path));
+        }
+        written
+    }
     /// Bytes left, where known.
     fn free_bytes(&self) -> Option<u64>;
     /// Takes an exclusive lock, or nothing when another has it.

@@ -4,10 +4,14 @@
 //! No lock is held over I/O.
 
 mod load;
+mod lookup;
 mod merge;
 mod segment;
+mod sentence;
+mod standing;
 mod state;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -18,6 +22,10 @@ use crate::disk::{Disk, DiskError};
 use crate::pack::{PackClass, PackEntry, pack_path, read_footer, scan_forward};
 use segment::{Segment, SegmentError};
 use state::State;
+
+pub(crate) use lookup::{Rescue, View};
+pub(crate) use sentence::{Sentence, Snapshot, Source};
+pub(crate) use standing::{BEFORE_ALL, Stand, Tick};
 
 /// Entries kept in memory before they become a segment: some 25 MiB.
 pub const RECENT_ENTRIES_MAX: usize = 262_144;
@@ -73,6 +81,7 @@ pub struct Index {
     repo: RepoId,
     state: RwLock<State>,
     losses: AtomicU64,
+    condemnations: AtomicU64,
     next_segment: AtomicU64,
 }
 
@@ -94,11 +103,34 @@ pub(crate) struct Row {
     pub(crate) doubt: Doubt,
 }
 
+impl Row {
+    /// The place it names, in the pack it numbers.
+    pub(crate) const fn place(&self, pack: PackId) -> Place {
+        let Self { offset, record_len, plain_len, kind, .. } = *self;
+        Place { pack, offset, record_len, plain_len, kind }
+    }
+}
+
 /// Whether the closure of a metadata blob is known to be here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Doubt {
     Doubted,
     Proven,
+}
+
+/// What earlier collections left to be known besides the segments.
+pub(crate) struct Removals {
+    /// Packs removed on purpose: a segment may name them still.
+    pub(crate) packs: HashSet<PackId>,
+    /// Metadata doubted whatever the segments say; nothing for all of it.
+    pub(crate) doubted: Option<Vec<ChunkId>>,
+}
+
+impl Default for Removals {
+    /// Nothing was ever removed.
+    fn default() -> Self {
+        Self { packs: HashSet::new(), doubted: Some(Vec::new()) }
+    }
 }
 
 /// What could not be read when the index was loaded.
@@ -111,7 +143,11 @@ pub(crate) struct Losses {
 
 impl Index {
     /// Loads the segments and reads the footers of packs that none of them names.
-    pub(crate) fn load(disk: Arc<dyn Disk>, repo: RepoId) -> Result<(Self, Losses), DiskError> {
+    pub(crate) fn load(
+        disk: Arc<dyn Disk>,
+        repo: RepoId,
+        removals: &Removals,
+    ) -> Result<(Self, Losses), DiskError> {
         let mut losses = Losses::default();
         let in_place = load::list_packs(&*disk)?;
         let index = Self {
@@ -119,9 +155,10 @@ impl Index {
             repo,
             state: RwLock::new(State::new(in_place)),
             losses: AtomicU64::new(0),
+            condemnations: AtomicU64::new(0),
             next_segment: AtomicU64::new(1),
         };
-        index.load_segments(&mut losses)?;
+        index.load_segments(&removals.packs, &mut losses)?;
         let unindexed = index.state().unindexed();
         for (pack, class) in unindexed {
             if let Err(problem) = index.index_pack(pack, class) {
@@ -134,6 +171,10 @@ impl Index {
         }
         if !losses.gone.is_empty() || !losses.unreadable.is_empty() {
             index.state_mut().doubt_all();
+        }
+        match &removals.doubted {
+            None => index.state_mut().doubt_all(),
+            Some(doubted) => doubted.iter().for_each(|id| index.state_mut().doubt(*id)),
         }
         Ok((index, losses))
     }
@@ -165,56 +206,15 @@ impl Index {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks up many ids at once, in the order given.
-    pub fn lookup_many(&self, ids: &[ChunkId]) -> Result<Vec<Found>, DiskError> {
-        loop {
-            let (mut found, segments) = {
-                let state = self.state();
-                (ids.iter().map(|id| state.find(id)).collect::<Vec<_>>(), state.segments.clone())
-            };
-            let mut open: Vec<usize> =
-                (0..ids.len()).filter(|&at| found.get(at) == Some(&Found::Absent)).collect();
-            open.sort_unstable_by_key(|&at| ids.get(at));
-            let damaged = segments.iter().rev().find_map(|segment| {
-                match segment.lookup_sorted(ids, &open, &mut found) {
-                    Ok(()) => {
-                        open.retain(|&at| found.get(at) == Some(&Found::Absent));
-                        None
-                    }
-                    Err(error) => Some((Arc::clone(segment), error)),
-                }
-            });
-            match damaged {
-                None => return Ok(found),
-                Some((segment, SegmentError::Damaged { path })) => {
-                    tracing::warn!(path, "index segment is damaged: rebuilding it from its packs");
-                    self.replace_damaged(&segment);
-                }
-                Some((_, SegmentError::Disk(error))) => return Err(error),
-            }
-        }
-    }
-
-    /// Drops a damaged segment and reads its packs' footers instead.
-    fn replace_damaged(&self, segment: &Arc<Segment>) {
-        let packs: Vec<(PackId, PackClass)> = {
-            let state = self.state();
-            let class = |pack: &PackId| state.class(pack).map(|class| (*pack, class));
-            segment.packs().iter().filter_map(class).collect()
-        };
-        for (pack, class) in packs {
-            if let Err(problem) = self.index_pack(pack, class) {
-                tracing::warn!(%pack, problem, "pack cannot be indexed");
-                self.note_loss();
-            }
-        }
-        self.state_mut().drop_segments(std::slice::from_ref(segment));
-        drop(self.disk.remove(segment.path()));
-    }
-
-    /// How often something accepted was lost: a proof older than a loss is none.
+    /// How often something accepted was lost, or packs were condemned: a proof older than
+    /// that is none.
     pub(crate) fn losses(&self) -> u64 {
         self.losses.load(Ordering::SeqCst)
+    }
+
+    /// How often packs were condemned: those of the losses that cost nobody anything.
+    pub(crate) fn condemnations(&self) -> u64 {
+        self.condemnations.load(Ordering::SeqCst)
     }
 
     /// Takes an id in and hands it on in one step, so that whoever sees it in the index can
@@ -230,13 +230,14 @@ impl Index {
         if self.losses() != seen_losses {
             return Accept::Stale;
         }
-        if state.find(&id) != Found::Absent {
+        if state.find(&id).0 != Found::Absent {
             return Accept::Present;
         }
         state.pending.insert(id, kind);
         // Nothing is ever asked about the proof of data: remembering it would only cost memory.
         if kind.is_metadata() {
             state.prove(&[id]);
+            state.note_arrival(id);
         }
         hand_on();
         Accept::Taken
@@ -259,8 +260,10 @@ impl Index {
         self.losses.fetch_add(1, Ordering::SeqCst);
         for id in ids {
             state.pending.remove(&id);
+            state.copying.remove(&id);
         }
         state.doubt_recent();
+        state.doubt_lifted();
     }
 
     /// A pack that was in place is not to be counted on.
@@ -339,8 +342,9 @@ impl Index {
             let segments = self.state().segments.clone();
             let Some(inputs) = merge::due(&segments, TIER_SEGMENTS) else { return Ok(()) };
             let path = self.fresh_path();
-            match merge::merge(&*self.disk, self.repo, &path, &inputs) {
-                Ok(merged) => self.state_mut().replace_segments(&inputs, Arc::new(merged)),
+            let standing = Arc::clone(&self.state().standing);
+            match merge::merge(&*self.disk, self.repo, &path, &inputs, &standing) {
+                Ok(merged) => self.state_mut().replace_segments(&inputs, merged.map(Arc::new)),
                 Err(SegmentError::Damaged { path }) => {
                     let damaged = inputs.iter().find(|input| input.path() == path);
                     damaged.into_iter().for_each(|segment| self.replace_damaged(segment));

@@ -221,6 +221,12 @@ pub(crate) fn hash_range(
     Ok(())
 }
 
+/// Length of a pack with so many records of so many bytes.
+pub(crate) const fn pack_bytes(record_bytes: u64, records: u64) -> u64 {
+    let around = (HEADER_BYTES + TRAILER_BYTES) as u64;
+    record_bytes + records * FOOTER_ENTRY_BYTES as u64 + around
+}
+
 /// Where a pack lies.
 pub fn pack_path(class: PackClass, pack: PackId) -> String {
     let hex = pack.to_string();

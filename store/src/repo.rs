@@ -3,6 +3,7 @@
 //! point is refused while anything it needs is missing. Clones share one repository.
 
 mod closure;
+mod collect;
 mod config;
 mod error;
 mod incoming;
@@ -10,11 +11,14 @@ mod insert;
 mod open;
 mod points;
 mod read;
+mod removals;
+mod reserve;
 mod salvage;
+mod session;
 mod verify;
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use strongroom_protocol::id::{PackId, RepoId};
@@ -25,11 +29,17 @@ use crate::keys::{AgentKeys, VaultKey};
 use crate::writer::Writer;
 
 pub use closure::{Closure, Incomplete};
+pub use collect::{
+    Collect, CollectError, CollectLimits, CollectReport, CollectionPlan, PackTally, Removal,
+    RemovedPack,
+};
 pub use config::{RepoConfig, RepoKeys, RepoSetup};
 pub use error::{InsertError, RepoError};
 pub use incoming::{Begun, IncomingPack};
 pub use insert::Inserted;
 pub use open::{Mode, Options};
+pub use reserve::RESERVE_BYTES;
+pub use session::Session;
 pub use verify::{DamagedPack, DamagedPoint, Depth, VerifyReport};
 
 /// Open pack files kept for reading.
@@ -39,6 +49,8 @@ const READERS_MAX: usize = 64;
 #[derive(Clone)]
 pub struct Repo {
     inner: Arc<Inner>,
+    /// Of a repository as a session sees it.
+    lease: Option<Arc<session::Lease>>,
 }
 
 struct Inner {
@@ -52,6 +64,8 @@ struct Inner {
     incoming: Arc<Mutex<incoming::Transfers>>,
     health: Mutex<Health>,
     flushing: AtomicBool,
+    collecting: AtomicBool,
+    reserve_bytes: AtomicU64,
     committing: points::Committing,
     _lock: Option<Lock>,
 }

@@ -69,9 +69,9 @@ impl Repo {
         self.points().is_ok_and(|points| points.iter().any(|(_, id)| *id == point))
     }
 
-    /// Whether the pack is here and known to the index.
+    /// Whether the pack is here and known to the index. A condemned one is kept by asking.
     pub fn has_pack(&self, pack: PackId) -> bool {
-        self.pack_len(pack).is_ok()
+        self.keep_pack(pack) && self.pack_len(pack).is_ok()
     }
 }
 

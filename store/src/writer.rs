@@ -130,6 +130,13 @@ impl Writer {
         Ok(accepted)
     }
 
+    /// Queues a record that is here already, to be in another pack too.
+    pub(crate) fn copy(&self, record: Sealed) -> Result<(), WriteError> {
+        let permit = self.budget.take(record.bytes.len() + RECORD_OVERHEAD_BYTES);
+        self.index.note_copying(record.id);
+        self.sender.send(Message::Record(record, permit)).map_err(|_| WriteError::Gone)
+    }
+
     /// Waits until everything accepted before is durable.
     pub(crate) fn barrier(&self) -> Result<(), WriteError> {
         let (sender, receiver) = bounded(1);

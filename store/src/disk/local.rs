@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 
 use super::{AppendFile, Disk, DiskError, DiskResult, Entry, EntryKind, Lock, ReadFile, parent};
 
@@ -174,6 +174,20 @@ impl Disk for LocalDisk {
     fn exists(&self, path: &str) -> DiskResult<bool> {
         let path = self.full(path);
         path.try_exists().map_err(failed("look for", &path))
+    }
+
+    fn allocate(&self, path: &str, bytes: u64) -> DiskResult<()> {
+        let full = self.full(path);
+        let allocated = (|| {
+            let options = fs::OpenOptions::new().write(true).create(true).truncate(true).clone();
+            let file = options.open(&full)?;
+            rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
+            file.sync_all()
+        })();
+        allocated.map_err(|error| {
+            drop(fs::remove_file(&full));
+            failed("allocate", &full)(error)
+        })
     }
 
     fn free_bytes(&self) -> Option<u64> {

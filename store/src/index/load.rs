@@ -1,7 +1,7 @@
 //! What is on disk when an index is loaded: its segments and the packs in place. A segment that
 //! does not hold, or names a pack that is gone, is counted and left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,8 +13,12 @@ use crate::disk::{Disk, DiskError, parent};
 use crate::pack::{PackClass, pack_path};
 
 impl Index {
-    /// Loads the segments whose packs are all in place.
-    pub(super) fn load_segments(&self, losses: &mut Losses) -> Result<(), DiskError> {
+    /// Loads the segments whose packs are all in place, or were removed on purpose.
+    pub(super) fn load_segments(
+        &self,
+        removed: &HashSet<PackId>,
+        losses: &mut Losses,
+    ) -> Result<(), DiskError> {
         for entry in self.disk.list("index")? {
             let Some(number) = segment_number(&entry.name) else { continue };
             self.next_segment.fetch_max(number + 1, Ordering::Relaxed);
@@ -23,16 +27,20 @@ impl Index {
                 losses.segments_dropped += 1;
                 continue;
             };
-            let gone: Vec<PackId> = {
+            let (known, gone): (Vec<PackId>, Vec<PackId>) = {
                 let state = self.state();
-                segment.packs().iter().filter(|pack| !state.has_pack(pack)).copied().collect()
+                let absent = segment.packs().iter().filter(|pack| !state.has_pack(pack));
+                absent.partition(|pack| removed.contains(pack))
             };
             if gone.is_empty() {
                 let Ok(doubted) = segment.doubted() else {
                     losses.segments_dropped += 1;
                     continue;
                 };
-                self.state_mut().add_segment(Arc::new(segment), doubted);
+                let mut state = self.state_mut();
+                state.add_segment(Arc::new(segment), doubted);
+                let standing = Arc::make_mut(&mut state.standing);
+                known.into_iter().for_each(|pack| standing.let_go(pack));
             } else {
                 losses.segments_dropped += 1;
                 losses.gone.extend(gone);

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use strongroom_protocol::id::{PackId, RepoId};
 
-use super::Row;
 use super::segment::{
     BLOCK_BYTES, BLOCK_ENTRIES, CHECK_BYTES, MAGIC, Segment, SegmentError, check, encode_row,
     fence_key, parse_rows,
 };
+use super::standing::{Stand, Standing};
+use super::{Doubt, Row};
 use crate::disk::{AppendFile, Disk, DiskError};
 
 /// Bytes gathered before they are written.
@@ -127,49 +128,82 @@ impl Out {
     }
 }
 
-/// One segment made of several.
+/// One segment made of several, without what lies in packs that are gone; none when nothing
+/// else was in them.
 pub(super) fn merge(
     disk: &dyn Disk,
     repo: RepoId,
     path: &str,
     inputs: &[Arc<Segment>],
-) -> Result<Segment, SegmentError> {
+    standing: &Standing,
+) -> Result<Option<Segment>, SegmentError> {
     let mut numbers: HashMap<PackId, u32> = HashMap::new();
     let mut packs = Vec::new();
     let mut sources = Vec::with_capacity(inputs.len());
+    let is_gone = |pack: &PackId| standing.of(pack) == Stand::Gone;
     for input in inputs {
         let renumber = input.packs().iter().map(|pack| {
-            *numbers.entry(*pack).or_insert_with(|| {
-                packs.push(*pack);
-                u32::try_from(packs.len() - 1).unwrap_or(u32::MAX)
+            (!is_gone(pack)).then(|| {
+                *numbers.entry(*pack).or_insert_with(|| {
+                    packs.push(*pack);
+                    u32::try_from(packs.len() - 1).unwrap_or(u32::MAX)
+                })
             })
         });
         let renumber = renumber.collect();
         sources.push(Source { segment: input, renumber, block: 0, rows: Vec::new().into_iter() });
     }
-    let count = inputs.iter().map(|input| input.entries()).sum();
-    let doubted = inputs.iter().map(|input| input.doubted_count() as usize).sum();
+    let mut count = inputs.iter().map(|input| input.entries()).sum();
+    let mut doubted = inputs.iter().map(|input| input.doubted_count() as usize).sum();
+    if sources.iter().any(|source| source.renumber.contains(&None)) {
+        (count, doubted) = count_kept(&sources)?;
+    }
+    if count == 0 {
+        return Ok(None);
+    }
     let plan = SegmentPlan { path, packs: &packs, count, doubted };
     let mut rows = Merged::begin(sources)?;
     write(disk, repo, &plan, &mut rows)?;
-    Segment::open(disk, path, repo)
+    Segment::open(disk, path, repo).map(Some)
 }
 
-/// The rows of one input, renumbered.
+/// How many rows will be kept, and how many of them are doubted: the head says so before them.
+fn count_kept(sources: &[Source<'_>]) -> Result<(u64, usize), SegmentError> {
+    let (mut count, mut doubted) = (0, 0);
+    for source in sources {
+        for block in 0..source.segment.blocks() {
+            for row in parse_rows(&source.segment.block(block)?) {
+                if source.renumbered(&row)?.is_some() {
+                    count += 1;
+                    doubted += usize::from(row.doubt == Doubt::Doubted);
+                }
+            }
+        }
+    }
+    Ok((count, doubted))
+}
+
+/// The rows of one input, renumbered; a pack that is gone has no number.
 struct Source<'a> {
     segment: &'a Segment,
-    renumber: Vec<u32>,
+    renumber: Vec<Option<u32>>,
     block: usize,
     rows: std::vec::IntoIter<Row>,
 }
 
 impl Source<'_> {
+    fn renumbered(&self, row: &Row) -> Result<Option<u32>, SegmentError> {
+        let damaged = || SegmentError::Damaged { path: self.segment.path().to_owned() };
+        self.renumber.get(row.pack as usize).copied().ok_or_else(damaged)
+    }
+
     fn next(&mut self) -> Result<Option<Row>, SegmentError> {
         loop {
-            if let Some(mut row) = self.rows.next() {
-                let damaged = || SegmentError::Damaged { path: self.segment.path().to_owned() };
-                row.pack = *self.renumber.get(row.pack as usize).ok_or_else(damaged)?;
-                return Ok(Some(row));
+            if let Some(row) = self.rows.next() {
+                match self.renumbered(&row)? {
+                    Some(pack) => return Ok(Some(Row { pack, ..row })),
+                    None => continue,
+                }
             }
             if self.block >= self.segment.blocks() {
                 return Ok(None);
@@ -224,7 +258,7 @@ mod tests {
     use strongroom_protocol::blob::BlobKind;
     use strongroom_protocol::id::ChunkId;
 
-    use super::super::{Doubt, Found, Index};
+    use super::super::{Found, Index, Removals};
     use super::*;
     use crate::disk::sim::SimDisk;
     use crate::pack::{PackClass, PackEntry};
@@ -240,7 +274,7 @@ mod tests {
             disk.create_dirs(directory).unwrap();
         }
         let repo = RepoId::from_bytes([1; 16]);
-        let (index, _) = Index::load(Arc::new(disk.clone()), repo).unwrap();
+        let (index, _) = Index::load(Arc::new(disk.clone()), repo, &Removals::default()).unwrap();
         for round in 0..20u32 {
             let entry = |n: u32| PackEntry {
                 id: id(round * 200 + n),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use strongroom_protocol::blob::BlobKind;
 use strongroom_protocol::id::{ChunkId, PackId, RepoId};
 
-use super::{Doubt, Found, Place, Row};
+use super::lookup::Hits;
+use super::standing::{Stand, Standing};
+use super::{Doubt, Place, Row};
 use crate::disk::{Disk, DiskError, ReadFile};
 
 pub(super) const MAGIC: &[u8; 8] = b"SRSEGM01";
@@ -130,17 +132,17 @@ impl Segment {
         Ok(bytes)
     }
 
-    /// Looks up `ids[at]` for each `at` of `wanted`, which is sorted by id, and notes what is
-    /// found in `found`.
-    pub(super) fn lookup_sorted(
+    /// Visits every entry of `ids[at]` for each `at` of `wanted`, which is sorted by id, with
+    /// its rank among the entries. Each block is read once at most.
+    pub(super) fn visit_sorted(
         &self,
         ids: &[ChunkId],
         wanted: &[usize],
-        found: &mut [Found],
+        mut visit: impl FnMut(usize, u64, &Row),
     ) -> Result<(), SegmentError> {
         let mut cached: Option<(usize, Vec<u8>)> = None;
         for &at in wanted {
-            let (Some(id), Some(answer)) = (ids.get(at), found.get_mut(at)) else { continue };
+            let Some(id) = ids.get(at) else { continue };
             let key = fence_key(id);
             let first = self.fence.partition_point(|&fence| fence < key).saturating_sub(1);
             let end = self.fence.partition_point(|&fence| fence <= key);
@@ -149,20 +151,39 @@ impl Segment {
                     Some((held, bytes)) if held == block => bytes,
                     _ => self.block(block)?,
                 };
-                let row = find_row(&bytes, id);
+                let before = (block * BLOCK_ENTRIES) as u64;
+                each_match(&bytes, id, |number, row| visit(at, before + number as u64, row));
                 cached = Some((block, bytes));
-                if let Some(row) = row {
-                    let place = self.place(&row);
-                    let damaged = || SegmentError::Damaged { path: self.path.clone() };
-                    *answer = Found::At(place.ok_or_else(damaged)?);
-                    break;
-                }
             }
         }
         Ok(())
     }
 
-    fn place(&self, row: &Row) -> Option<Place> {
+    /// Looks up `ids[at]` for each `at` of `wanted`, which is sorted by id, and notes what is
+    /// found. What lies in a pack that is gone is not found.
+    pub(super) fn lookup_sorted(
+        &self,
+        ids: &[ChunkId],
+        wanted: &[usize],
+        standing: &Standing,
+        hits: &mut Hits,
+    ) -> Result<(), SegmentError> {
+        let mut damaged = false;
+        self.visit_sorted(ids, wanted, |at, _, row| {
+            let Some(place) = self.place(row) else {
+                damaged = true;
+                return;
+            };
+            match standing.of(&place.pack) {
+                Stand::InPlace => hits.found(at, place),
+                Stand::Condemned(_) => hits.spare(at, place),
+                Stand::Gone => {}
+            }
+        })?;
+        if damaged { Err(SegmentError::Damaged { path: self.path.clone() }) } else { Ok(()) }
+    }
+
+    pub(super) fn place(&self, row: &Row) -> Option<Place> {
         let Row { pack, offset, record_len, plain_len, kind, .. } = *row;
         let pack = *self.packs.get(pack as usize)?;
         Some(Place { pack, offset, record_len, plain_len, kind })
@@ -223,18 +244,21 @@ pub(super) fn parse_rows(block: &[u8]) -> Vec<Row> {
     block.chunks_exact(ENTRY_BYTES).filter_map(parse_row).collect()
 }
 
-fn find_row(block: &[u8], id: &ChunkId) -> Option<Row> {
+/// Visits the entries of one id in a block, with their numbers.
+fn each_match(block: &[u8], id: &ChunkId, mut visit: impl FnMut(usize, &Row)) {
+    let entry = |number: usize| block.get(number * ENTRY_BYTES..(number + 1) * ENTRY_BYTES);
     let (mut low, mut high) = (0, block.len() / ENTRY_BYTES);
     while low < high {
         let middle = low.midpoint(high);
-        let entry = block.get(middle * ENTRY_BYTES..(middle + 1) * ENTRY_BYTES)?;
-        match entry.get(..32)?.cmp(id.0.as_slice()) {
-            std::cmp::Ordering::Less => low = middle + 1,
-            std::cmp::Ordering::Greater => high = middle,
-            std::cmp::Ordering::Equal => return parse_row(entry),
+        match entry(middle).and_then(|entry| entry.get(..32)) {
+            Some(found) if found < id.0.as_slice() => low = middle + 1,
+            _ => high = middle,
         }
     }
-    None
+    while let Some(row) = entry(low).and_then(parse_row).filter(|row| row.id == *id) {
+        visit(low, &row);
+        low += 1;
+    }
 }
 
 /// Reads `len` bytes of which the last 32 are the hash of those before; nothing if it is not.

@@ -8,6 +8,7 @@ use strongroom_protocol::blob::BlobKind;
 use strongroom_protocol::id::{ChunkId, PackId};
 
 use super::segment::Segment;
+use super::standing::{Leases, Stand, Standing, Tick};
 use super::{Doubt, Flushable, Found, Place, Row};
 use crate::pack::{PackClass, PackEntry};
 
@@ -32,6 +33,12 @@ impl Recent {
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
+
+    fn place(&self, slot: &Slot) -> Option<Place> {
+        let Slot { pack, offset, record_len, plain_len, kind } = *slot;
+        let pack = *self.packs.get(pack as usize)?;
+        Some(Place { pack, offset, record_len, plain_len, kind })
+    }
 }
 
 pub(super) struct State {
@@ -39,7 +46,20 @@ pub(super) struct State {
     pub(super) recent: Recent,
     pub(super) packs: BTreeMap<PackId, PackClass>,
     pub(super) segments: Vec<Arc<Segment>>,
+    pub(super) standing: Arc<Standing>,
+    pub(super) leases: Leases,
+    /// When packs were named, of those named since the repository was opened.
+    pub(super) born: HashMap<PackId, Tick>,
+    /// Packs about to get their names, and packs about to lose them.
+    pub(super) naming: HashSet<PackId>,
+    pub(super) leaving: HashSet<PackId>,
+    /// Blobs on their way into a second pack: known already, and doubted as much as before.
+    pub(super) copying: HashSet<ChunkId>,
+    /// Metadata that came in since a collection began to look.
+    pub(super) arrivals: Option<HashSet<ChunkId>>,
     doubts: Doubts,
+    /// Metadata whose doubt was lifted in memory only: a loss doubts it again.
+    lifted: HashSet<ChunkId>,
 }
 
 /// Which metadata is doubted.
@@ -57,7 +77,15 @@ impl State {
             recent: Recent::default(),
             packs,
             segments: Vec::new(),
+            standing: Arc::default(),
+            leases: Leases::default(),
+            born: HashMap::new(),
+            naming: HashSet::new(),
+            leaving: HashSet::new(),
+            copying: HashSet::new(),
+            arrivals: None,
             doubts: Doubts::Only(HashSet::new()),
+            lifted: HashSet::new(),
         }
     }
 
@@ -73,20 +101,25 @@ impl State {
         self.packs.contains_key(pack)
     }
 
+    pub(super) fn may_be_condemned(&self, pack: &PackId) -> bool {
+        self.has_pack(pack) && !self.naming.contains(pack)
+    }
+
     pub(super) fn class(&self, pack: &PackId) -> Option<PackClass> {
         self.packs.get(pack).copied()
     }
 
-    /// What memory knows of an id.
-    pub(super) fn find(&self, id: &ChunkId) -> Found {
-        let Some(slot) = self.recent.slots.get(id) else {
-            return self.pending.get(id).map_or(Found::Absent, |kind| Found::Pending(*kind));
+    /// What memory knows of an id, and a place in a condemned pack where it is.
+    pub(super) fn find(&self, id: &ChunkId) -> (Found, Option<Place>) {
+        let place = self.recent.slots.get(id).and_then(|slot| self.recent.place(slot));
+        let stand = place.map(|place| (place, self.standing.of(&place.pack)));
+        let spare = match stand {
+            Some((place, Stand::InPlace)) => return (Found::At(place), None),
+            Some((place, Stand::Condemned(_))) => Some(place),
+            Some((_, Stand::Gone)) | None => None,
         };
-        let Slot { pack, offset, record_len, plain_len, kind } = *slot;
-        let pack = self.recent.packs.get(pack as usize);
-        pack.map_or(Found::Absent, |pack| {
-            Found::At(Place { pack: *pack, offset, record_len, plain_len, kind })
-        })
+        let pending = self.pending.get(id).map_or(Found::Absent, |kind| Found::Pending(*kind));
+        (pending, spare)
     }
 
     pub(super) fn publish(
@@ -97,6 +130,11 @@ impl State {
         doubt: Doubt,
     ) {
         self.packs.insert(pack, class);
+        self.born.insert(pack, self.leases.now());
+        self.naming.remove(&pack);
+        if self.standing.of(&pack) != Stand::InPlace {
+            Arc::make_mut(&mut self.standing).restore(&pack);
+        }
         let number = u32::try_from(self.recent.packs.len()).unwrap_or(u32::MAX);
         self.recent.packs.push(pack);
         for entry in entries {
@@ -104,6 +142,12 @@ impl State {
             let slot = Slot { pack: number, offset, record_len, plain_len, kind };
             let known = self.recent.slots.insert(id, slot).is_some();
             let was_pending = self.pending.remove(&id).is_some();
+            if self.copying.remove(&id) {
+                continue;
+            }
+            if kind.is_metadata() {
+                self.note_arrival(id);
+            }
             if doubt == Doubt::Doubted && kind.is_metadata() && !known && !was_pending {
                 self.doubt(id);
             }
@@ -124,7 +168,14 @@ impl State {
         }
     }
 
-    fn doubt(&mut self, id: ChunkId) {
+    /// Remembers metadata that came in while a collection looks elsewhere.
+    pub(super) fn note_arrival(&mut self, id: ChunkId) {
+        if let Some(arrivals) = &mut self.arrivals {
+            arrivals.insert(id);
+        }
+    }
+
+    pub(super) fn doubt(&mut self, id: ChunkId) {
         match &mut self.doubts {
             Doubts::AllBut(proven) => {
                 proven.remove(&id);
@@ -142,9 +193,33 @@ impl State {
                     proven.insert(*id);
                 }
                 Doubts::Only(doubted) => {
-                    doubted.remove(id);
+                    if doubted.remove(id) {
+                        self.lifted.insert(*id);
+                    }
                 }
             }
+        }
+    }
+
+    /// What was proven in memory may rest on what was lost.
+    pub(super) fn doubt_lifted(&mut self) {
+        match &mut self.doubts {
+            Doubts::AllBut(proven) => proven.clear(),
+            Doubts::Only(doubted) => doubted.extend(self.lifted.drain()),
+        }
+    }
+
+    /// Everything but these is known to be complete: a whole walk has just shown it.
+    pub(super) fn doubt_only(&mut self, doubted: HashSet<ChunkId>) {
+        self.doubts = Doubts::Only(doubted);
+        self.lifted.clear();
+    }
+
+    /// What a later opening has to doubt, whatever the segments say; nothing for everything.
+    pub(super) fn doubts_to_keep(&self) -> Option<Vec<ChunkId>> {
+        match &self.doubts {
+            Doubts::AllBut(_) => None,
+            Doubts::Only(doubted) => Some(doubted.union(&self.lifted).copied().collect()),
         }
     }
 
@@ -165,6 +240,25 @@ impl State {
 
     pub(super) fn doubt_all(&mut self) {
         self.doubts = Doubts::AllBut(HashSet::new());
+        self.lifted.clear();
+    }
+
+    /// Lets go of recent places in packs that are gone.
+    pub(super) fn drop_recent_of_gone(&mut self) {
+        let gone: HashSet<usize> = {
+            let packs = self.recent.packs.iter().enumerate();
+            let gone = packs.filter(|(_, pack)| self.standing.of(pack) == Stand::Gone);
+            gone.map(|(number, _)| number).collect()
+        };
+        if !gone.is_empty() {
+            self.recent.slots.retain(|_, slot| !gone.contains(&(slot.pack as usize)));
+        }
+    }
+
+    /// Packs that a segment or a recent place names.
+    pub(super) fn named_packs(&self) -> HashSet<PackId> {
+        let segments = self.segments.iter().flat_map(|segment| segment.packs());
+        segments.chain(&self.recent.packs).copied().collect()
     }
 
     pub(super) fn add_segment(&mut self, segment: Arc<Segment>, doubted: Vec<ChunkId>) {
@@ -207,8 +301,15 @@ impl State {
         self.segments.retain(|kept| !gone.iter().any(|segment| Arc::ptr_eq(kept, segment)));
     }
 
-    pub(super) fn replace_segments(&mut self, inputs: &[Arc<Segment>], merged: Arc<Segment>) {
+    /// Another segment, or none when nothing was left, takes the place of these.
+    pub(super) fn replace_segments(
+        &mut self,
+        inputs: &[Arc<Segment>],
+        merged: Option<Arc<Segment>>,
+    ) {
         self.drop_segments(inputs);
-        self.segments.insert(0, merged);
+        if let Some(merged) = merged {
+            self.segments.insert(0, merged);
+        }
     }
 }

@@ -9,7 +9,7 @@ use strongroom_protocol::id::{ChunkId, PackId};
 
 use super::error::RepoError;
 use super::{Inner, Repo};
-use crate::index::{Found, Place};
+use crate::index::{Found, Place, View};
 
 /// Blobs looked up at once.
 const BATCH: usize = 4096;
@@ -41,7 +41,7 @@ impl Repo {
     pub fn closure(&self, roots: &[Reference]) -> Result<Closure, RepoError> {
         let mut closure = Closure::default();
         let inner = &self.inner;
-        inner.walk(roots, Scope::All, |found| {
+        inner.walk(roots, Scope::All, View::Reader, |found| {
             closure.blobs += 1;
             if let Found::At(place) = found {
                 closure.packs.insert(place.pack);
@@ -63,11 +63,11 @@ pub(super) enum Scope {
 
 impl Inner {
     /// Whether a blob and all it needs are here; what was proven is remembered.
-    pub(super) fn is_complete(&self, root: Reference) -> Result<bool, RepoError> {
+    pub(super) fn is_complete(&self, root: Reference, view: View) -> Result<bool, RepoError> {
         if self.index.doubted(&[root.id]).is_empty() {
             return Ok(true);
         }
-        match self.prove(&[root]) {
+        match self.prove(&[root], view) {
             Ok(()) => Ok(true),
             Err(RepoError::Incomplete(_)) => Ok(false),
             Err(error) => Err(error),
@@ -75,9 +75,9 @@ impl Inner {
     }
 
     /// Proves the closure of the roots, as far as it is in doubt.
-    pub(super) fn prove(&self, roots: &[Reference]) -> Result<(), RepoError> {
+    pub(super) fn prove(&self, roots: &[Reference], view: View) -> Result<(), RepoError> {
         let losses = self.index.losses();
-        let walked = self.walk(roots, Scope::Doubted, |_| {})?;
+        let walked = self.walk(roots, Scope::Doubted, view, |_| {})?;
         self.index.prove(&walked, losses);
         Ok(())
     }
@@ -87,6 +87,7 @@ impl Inner {
         &self,
         roots: &[Reference],
         scope: Scope,
+        view: View,
         mut visit: impl FnMut(&Found),
     ) -> Result<Vec<ChunkId>, RepoError> {
         let mut seen: HashSet<ChunkId> = HashSet::new();
@@ -102,7 +103,7 @@ impl Inner {
         push(&mut open, roots);
         while !open.is_empty() && missing.len() < MISSING_MAX {
             let batch = open.split_off(open.len().saturating_sub(BATCH));
-            let mut places = self.visit_batch(&batch, scope, &mut missing, &mut visit)?;
+            let mut places = self.visit_batch(&batch, scope, view, &mut missing, &mut visit)?;
             places.sort_unstable_by_key(|(_, place)| *place);
             for (reference, place) in places {
                 match self.head_at(&place) {
@@ -128,14 +129,15 @@ impl Inner {
         &self,
         batch: &[Reference],
         scope: Scope,
+        view: View,
         missing: &mut Vec<Reference>,
         visit: &mut impl FnMut(&Found),
     ) -> Result<Vec<(Reference, Place)>, RepoError> {
         let ids: Vec<ChunkId> = batch.iter().map(|reference| reference.id).collect();
-        let mut all = self.index.lookup_many(&ids)?;
+        let mut all = self.index.lookup(&ids, view)?;
         if scope == Scope::All && all.iter().any(|found| matches!(found, Found::Pending(_))) {
             self.writer()?.barrier()?;
-            all = self.index.lookup_many(&ids)?;
+            all = self.index.lookup(&ids, view)?;
         }
         let doubted: HashSet<ChunkId> = match scope {
             Scope::All => HashSet::new(),
@@ -154,7 +156,7 @@ impl Inner {
                 Found::At(place) if enter => places.push((*reference, place)),
                 Found::Pending(_) if enter => {
                     self.writer()?.barrier()?;
-                    let again = self.index.lookup_many(&[reference.id])?;
+                    let again = self.index.lookup(&[reference.id], view)?;
                     match again.first() {
                         Some(Found::At(place)) => places.push((*reference, *place)),
                         _ => missing.push(*reference),

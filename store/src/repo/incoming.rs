@@ -11,7 +11,7 @@ use super::error::RepoError;
 use super::salvage::PART;
 use super::{Inner, Repo};
 use crate::disk::{AppendFile, parent};
-use crate::index::Doubt;
+use crate::index::{Doubt, Rescue};
 use crate::pack::{PACK_BYTES_MAX, hash_range, pack_path, read_footer};
 
 /// Writing back is asked for each time this many bytes came in.
@@ -46,13 +46,13 @@ pub(super) struct Transfers {
 }
 
 /// Keeps a second transfer of the same pack out.
-struct Claim {
+pub(super) struct Claim {
     transfers: Arc<Mutex<Transfers>>,
     pack: PackId,
 }
 
 impl Claim {
-    fn of(transfers: &Arc<Mutex<Transfers>>, pack: PackId) -> Option<Self> {
+    pub(super) fn of(transfers: &Arc<Mutex<Transfers>>, pack: PackId) -> Option<Self> {
         let transfers = Arc::clone(transfers);
         let mut all = transfers.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = all.under_way.insert(pack);
@@ -77,7 +77,7 @@ impl Repo {
         let inner = &self.inner;
         inner.writer()?;
         let claim = Claim::of(&inner.incoming, pack).ok_or(RepoError::Busy { pack })?;
-        if inner.index.class(&pack).is_some() {
+        if inner.index.class(&pack).is_some() && inner.index.rescue(&pack) == Rescue::Kept {
             return Ok(Begun::Present);
         }
         let path = format!("tmp/{pack}{PART}");

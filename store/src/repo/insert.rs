@@ -8,7 +8,7 @@ use strongroom_protocol::id::ChunkId;
 
 use super::error::{InsertError, RepoError};
 use super::{Inner, Repo};
-use crate::index::{Accept, Found, RECENT_ENTRIES_MAX};
+use crate::index::{Accept, Found, RECENT_ENTRIES_MAX, View};
 use crate::seal::{RecordHead, Sealed};
 
 /// What became of a blob that was offered.
@@ -25,13 +25,14 @@ impl Repo {
     /// they need.
     pub fn has(&self, ids: &[ChunkId]) -> Result<Vec<bool>, RepoError> {
         let inner = &self.inner;
-        let found = inner.index.lookup_many(ids)?;
+        let view = self.view();
+        let found = inner.index.lookup(ids, view)?;
         let mut present = Vec::with_capacity(ids.len());
         for (id, found) in ids.iter().zip(found) {
             present.push(match found.kind() {
                 None => false,
                 Some(kind) if !kind.is_metadata() => true,
-                Some(kind) => inner.is_complete(Reference { kind, id: *id })?,
+                Some(kind) => inner.is_complete(Reference { kind, id: *id }, view)?,
             });
         }
         Ok(present)
@@ -58,13 +59,14 @@ impl Repo {
         }
         let inner = &self.inner;
         let writer = inner.writer()?;
+        let view = self.view();
         loop {
             let losses = inner.index.losses();
-            let missing = inner.missing_of(references)?;
+            let missing = inner.missing_of(references, view)?;
             if !missing.is_empty() {
                 return Err(InsertError::MissingReferences { id, missing });
             }
-            let found = inner.index.lookup_many(&[id]).map_err(RepoError::from)?;
+            let found = inner.index.lookup(&[id], view).map_err(RepoError::from)?;
             if found.first().is_some_and(|found| *found != Found::Absent) {
                 if sealed.kind.is_metadata() {
                     inner.index.prove(&[id], losses);
@@ -100,13 +102,17 @@ impl Repo {
 
 impl Inner {
     /// Those of the references that are not here with all they need.
-    pub(super) fn missing_of(&self, references: &[Reference]) -> Result<Vec<Reference>, RepoError> {
+    pub(super) fn missing_of(
+        &self,
+        references: &[Reference],
+        view: View,
+    ) -> Result<Vec<Reference>, RepoError> {
         let ids: Vec<ChunkId> = references.iter().map(|reference| reference.id).collect();
-        let found = self.index.lookup_many(&ids)?;
+        let found = self.index.lookup(&ids, view)?;
         let mut missing = Vec::new();
         for (reference, found) in references.iter().zip(found) {
             let here = found.kind() == Some(reference.kind)
-                && (!reference.kind.is_metadata() || self.is_complete(*reference)?);
+                && (!reference.kind.is_metadata() || self.is_complete(*reference, view)?);
             if !here && !missing.contains(reference) {
                 missing.push(*reference);
             }

@@ -3,11 +3,12 @@
 //! damage of packs or of the index never prevents opening.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use super::config::{RepoConfig, RepoKeys, RepoSetup, read_config, read_keys};
 use super::error::RepoError;
+use super::reserve::RESERVE_BYTES;
 use super::{Health, Inner, Repo};
 use crate::disk::{Disk, write_durably, write_whole};
 use crate::index::{Index, Losses};
@@ -109,7 +110,8 @@ impl Repo {
                 Some(disk.lock("lock")?.ok_or_else(in_use)?)
             }
         };
-        let (index, losses) = Index::load(Arc::clone(&disk), config.repo)?;
+        let removals = super::removals::read(&*disk, config.repo)?;
+        let (index, losses) = Index::load(Arc::clone(&disk), config.repo, &removals)?;
         let index = Arc::new(index);
         let writer = match options.mode {
             Mode::Read => None,
@@ -134,12 +136,15 @@ impl Repo {
             incoming: Arc::default(),
             health: Mutex::new(health(losses)),
             flushing: AtomicBool::new(false),
+            collecting: AtomicBool::new(false),
+            reserve_bytes: AtomicU64::new(RESERVE_BYTES),
             committing: super::points::Committing::default(),
             _lock: lock,
         };
-        let repo = Self { inner: Arc::new(inner) };
+        let repo = Self { inner: Arc::new(inner), lease: None };
         if options.mode == Mode::Write {
             repo.salvage_unfinished()?;
+            repo.inner.make_reserve();
         }
         Ok(repo)
     }

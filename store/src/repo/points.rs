@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use strongroom_protocol::blob::{BlobKind, Reference};
 use strongroom_protocol::id::{ChunkId, PointId, WorkloadId};
 
-use super::Repo;
 use super::closure::Incomplete;
 use super::error::RepoError;
+use super::{Inner, Repo};
 use crate::disk::{EntryKind, read_all, write_whole};
 
 const MAGIC: &[u8; 8] = b"SRPOIN01";
@@ -75,9 +75,11 @@ impl Repo {
     ) -> Result<(), RepoError> {
         let inner = &self.inner;
         inner.writer()?;
-        let roots = self.checked_roots(workload, point, manifest)?;
+        let roots = inner.checked_roots(workload, point, manifest)?;
         let path = path_of(workload, point);
         let _turn = inner.committing.wait_for(point);
+        // Without a session of its own, a commit is one: nothing it relies on may go meanwhile.
+        let _session = self.lease.is_none().then(|| self.session());
         let exists = inner.disk.exists(&path)?;
         if exists && read_all(&*inner.disk, &path, MANIFEST_BYTES_MAX)? != manifest {
             return Err(RepoError::PointExists { point });
@@ -97,41 +99,24 @@ impl Repo {
     /// barrier, and counts only if nothing was lost until after it.
     fn make_durable(&self, roots: &[Reference]) -> Result<(), RepoError> {
         let inner = &self.inner;
-        for _ in 0..COMMIT_ATTEMPTS {
-            let losses = inner.index.losses();
-            let missing = inner.missing_of(roots)?;
+        let view = self.view();
+        let mut attempts = 0;
+        while attempts < COMMIT_ATTEMPTS {
+            let (losses, condemned) = (inner.index.losses(), inner.index.condemnations());
+            let missing = inner.missing_of(roots, view)?;
             if !missing.is_empty() {
                 // The walk names what is missing below.
-                inner.prove(&missing)?;
+                inner.prove(&missing, view)?;
                 return Err(Incomplete { missing }.into());
             }
             inner.writer()?.barrier()?;
             if inner.index.losses() == losses {
                 return Ok(());
             }
+            // A condemnation only means to look again; a collection has few of them.
+            attempts += usize::from(inner.index.condemnations() == condemned);
         }
         Err(Incomplete { missing: roots.to_vec() }.into())
-    }
-
-    /// The roots of a manifest that holds and belongs under this name.
-    fn checked_roots(
-        &self,
-        workload: WorkloadId,
-        point: PointId,
-        manifest: &[u8],
-    ) -> Result<Vec<Reference>, RepoError> {
-        let refused = |reason| RepoError::Manifest { point, reason };
-        if manifest.len() as u64 > MANIFEST_BYTES_MAX {
-            return Err(refused("it is too long"));
-        }
-        let head = parse(manifest).map_err(refused)?;
-        let named = head.repo == *self.id().as_bytes()
-            && head.workload == *workload.as_bytes()
-            && head.point == *point.as_bytes();
-        if !named {
-            return Err(refused("it names another point"));
-        }
-        head_roots(&head).ok_or_else(|| refused("a root is of no known kind"))
     }
 
     /// All points, by workload.
@@ -167,13 +152,7 @@ impl Repo {
         workload: WorkloadId,
         point: PointId,
     ) -> Result<Vec<u8>, RepoError> {
-        let path = path_of(workload, point);
-        let bytes = match read_all(&*self.inner.disk, &path, MANIFEST_BYTES_MAX) {
-            Err(error) if error.is_missing() => return Err(RepoError::NoSuchPoint { point }),
-            bytes => bytes?,
-        };
-        self.checked_roots(workload, point, &bytes)?;
-        Ok(bytes)
+        Ok(self.inner.manifest_of(workload, point)?.0)
     }
 
     /// What a point's manifest names, without a key.
@@ -182,8 +161,7 @@ impl Repo {
         workload: WorkloadId,
         point: PointId,
     ) -> Result<Vec<Reference>, RepoError> {
-        let bytes = self.manifest_bytes(workload, point)?;
-        self.checked_roots(workload, point, &bytes)
+        self.inner.roots_of(workload, point)
     }
 
     /// Removes a point; its blobs stay until they are collected. Whether it may go is the
@@ -198,6 +176,53 @@ impl Repo {
                 Ok(disk.sync_dir(&directory_of(workload))?)
             }
         }
+    }
+}
+
+impl Inner {
+    /// A point's manifest and its roots.
+    fn manifest_of(
+        &self,
+        workload: WorkloadId,
+        point: PointId,
+    ) -> Result<(Vec<u8>, Vec<Reference>), RepoError> {
+        let path = path_of(workload, point);
+        let bytes = match read_all(&*self.disk, &path, MANIFEST_BYTES_MAX) {
+            Err(error) if error.is_missing() => return Err(RepoError::NoSuchPoint { point }),
+            bytes => bytes?,
+        };
+        let roots = self.checked_roots(workload, point, &bytes)?;
+        Ok((bytes, roots))
+    }
+
+    /// What a point needs to be reached.
+    pub(super) fn roots_of(
+        &self,
+        workload: WorkloadId,
+        point: PointId,
+    ) -> Result<Vec<Reference>, RepoError> {
+        Ok(self.manifest_of(workload, point)?.1)
+    }
+
+    /// The roots of a manifest that holds and belongs under this name.
+    fn checked_roots(
+        &self,
+        workload: WorkloadId,
+        point: PointId,
+        manifest: &[u8],
+    ) -> Result<Vec<Reference>, RepoError> {
+        let refused = |reason| RepoError::Manifest { point, reason };
+        if manifest.len() as u64 > MANIFEST_BYTES_MAX {
+            return Err(refused("it is too long"));
+        }
+        let head = parse(manifest).map_err(refused)?;
+        let named = head.repo == *self.config.repo.as_bytes()
+            && head.workload == *workload.as_bytes()
+            && head.point == *point.as_bytes();
+        if !named {
+            return Err(refused("it names another point"));
+        }
+        head_roots(&head).ok_or_else(|| refused("a root is of no known kind"))
     }
 }
 

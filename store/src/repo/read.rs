@@ -1,7 +1,7 @@
 //! Reading blobs and packs. What is opened is checked twice: the seal proves who made it, the
 //! recomputed id proves what it is. A pack file that cannot be read is an error for that blob.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -151,6 +151,10 @@ impl Inner {
             file => file?,
         };
         let mut readers = self.readers();
+        // One that was collected meanwhile would hold its room as long as it is kept open.
+        if self.index.class(&pack).is_none() {
+            return Ok(file);
+        }
         readers.push_back((pack, Arc::clone(&file)));
         if readers.len() > READERS_MAX {
             readers.pop_front();
@@ -162,6 +166,11 @@ impl Inner {
     pub(super) fn reopened(&self, pack: PackId) -> Result<Arc<dyn ReadFile>, RepoError> {
         self.readers().retain(|(held, _)| *held != pack);
         self.reader(pack)
+    }
+
+    /// Closes the files of packs that are gone.
+    pub(super) fn close_readers(&self, gone: &HashSet<PackId>) {
+        self.readers().retain(|(pack, _)| !gone.contains(pack));
     }
 
     /// A file kept from before, moved to where it is forgotten last.

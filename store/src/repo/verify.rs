@@ -97,6 +97,8 @@ impl Repo {
         report.packs += 1;
         let file = match self.inner.reopened(pack) {
             Ok(file) => file,
+            // Collected since it was listed.
+            Err(RepoError::NoSuchPack { .. }) if self.inner.index.class(&pack).is_none() => return,
             Err(error) => {
                 let problem = error.to_string();
                 report.damaged_packs.push(DamagedPack::lost(pack, problem));

@@ -145,6 +145,10 @@ impl Settling {
         self.dirs.insert(parent(dir).to_owned());
         let changed = self.disk.create_dirs(dir)?;
         self.dirs.extend(changed);
+        // The same records copied again make a pack of the same name: its end comes first.
+        while !self.index.begin_naming(pack.id) {
+            std::thread::yield_now();
+        }
         self.disk.rename(&pack.path, &path)?;
         self.dirs.insert(dir.to_owned());
         tracing::debug!(pack = %pack.id, repo = %self.repo, "pack in place");

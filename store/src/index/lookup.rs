@@ -1,0 +1,164 @@
+//! Lookups of many ids at once: in memory, then in the segments, each block read once. What lies
+//! only in a condemned pack is there for readers and for sessions older than the condemnation,
+//! whose asking takes the pack off the list; for younger ones it is absent, so they send it again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use strongroom_protocol::id::{ChunkId, PackId};
+
+use super::segment::{Segment, SegmentError};
+use super::standing::{Stand, Standing, Tick};
+use super::{Found, Index, Place};
+use crate::disk::DiskError;
+use crate::pack::PackClass;
+
+/// Through whose eyes a lookup is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum View {
+    /// Reads what is in place, condemned or not, and counts on nothing afterwards.
+    Reader,
+    /// Counts on what it finds: a session that began at this tick.
+    Session(Tick),
+}
+
+/// Answers as they come together.
+pub(super) struct Hits {
+    found: Vec<Found>,
+    /// Places in condemned packs, of ids that may have no other.
+    spare: HashMap<usize, Place>,
+}
+
+impl Hits {
+    pub(super) fn found(&mut self, at: usize, place: Place) {
+        if let Some(answer) = self.found.get_mut(at)
+            && *answer == Found::Absent
+        {
+            *answer = Found::At(place);
+        }
+    }
+
+    pub(super) fn spare(&mut self, at: usize, place: Place) {
+        self.spare.entry(at).or_insert(place);
+    }
+
+    fn is_open(&self, at: usize) -> bool {
+        self.found.get(at) == Some(&Found::Absent)
+    }
+}
+
+/// What became of a condemned pack somebody asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rescue {
+    /// It is in place, and stays.
+    Kept,
+    /// It is gone.
+    TooLate,
+}
+
+impl Index {
+    /// Looks up many ids at once, in the order given, for reading.
+    pub fn lookup_many(&self, ids: &[ChunkId]) -> Result<Vec<Found>, DiskError> {
+        self.lookup(ids, View::Reader)
+    }
+
+    /// Looks up many ids at once, in the order given.
+    pub(crate) fn lookup(&self, ids: &[ChunkId], view: View) -> Result<Vec<Found>, DiskError> {
+        loop {
+            let (mut hits, segments, standing) = self.look_in_memory(ids);
+            let mut open: Vec<usize> = (0..ids.len()).filter(|&at| hits.is_open(at)).collect();
+            open.sort_unstable_by_key(|&at| ids.get(at));
+            let damaged = segments.iter().rev().find_map(|segment| {
+                match segment.lookup_sorted(ids, &open, &standing, &mut hits) {
+                    Ok(()) => {
+                        open.retain(|&at| hits.is_open(at));
+                        None
+                    }
+                    Err(error) => Some((Arc::clone(segment), error)),
+                }
+            });
+            match damaged {
+                None if self.settle_spares(&mut hits, &standing, view) == Rescue::Kept => {
+                    return Ok(hits.found);
+                }
+                None => {}
+                Some((segment, SegmentError::Damaged { path })) => {
+                    tracing::warn!(path, "index segment is damaged: rebuilding it from its packs");
+                    self.replace_damaged(&segment);
+                }
+                Some((_, SegmentError::Disk(error))) => return Err(error),
+            }
+        }
+    }
+
+    fn look_in_memory(&self, ids: &[ChunkId]) -> (Hits, Vec<Arc<Segment>>, Arc<Standing>) {
+        let state = self.state();
+        let mut hits = Hits { found: Vec::with_capacity(ids.len()), spare: HashMap::new() };
+        for (at, id) in ids.iter().enumerate() {
+            let (found, spare) = state.find(id);
+            hits.found.push(found);
+            if let Some(place) = spare {
+                hits.spare(at, place);
+            }
+        }
+        (hits, state.segments.clone(), Arc::clone(&state.standing))
+    }
+
+    /// Answers what lies in condemned packs only, as the viewer may see it.
+    fn settle_spares(&self, hits: &mut Hits, standing: &Standing, view: View) -> Rescue {
+        for (at, place) in std::mem::take(&mut hits.spare) {
+            if !hits.is_open(at) {
+                continue;
+            }
+            let condemned = match standing.of(&place.pack) {
+                Stand::Condemned(tick) => tick,
+                Stand::Gone | Stand::InPlace => continue,
+            };
+            let may_count_on_it = match view {
+                View::Reader => true,
+                View::Session(began) if began < condemned => {
+                    if self.rescue(&place.pack) == Rescue::TooLate {
+                        return Rescue::TooLate;
+                    }
+                    true
+                }
+                View::Session(_) => false,
+            };
+            if may_count_on_it {
+                hits.found(at, place);
+            }
+        }
+        Rescue::Kept
+    }
+
+    /// Somebody counts on the pack: it is condemned no more.
+    pub(crate) fn rescue(&self, pack: &PackId) -> Rescue {
+        let mut state = self.state_mut();
+        match state.standing.of(pack) {
+            Stand::Gone => Rescue::TooLate,
+            Stand::InPlace => Rescue::Kept,
+            Stand::Condemned(_) => {
+                Arc::make_mut(&mut state.standing).restore(pack);
+                tracing::debug!(%pack, "a condemned pack is needed after all");
+                Rescue::Kept
+            }
+        }
+    }
+
+    /// Drops a damaged segment and reads its packs' footers instead.
+    pub(super) fn replace_damaged(&self, segment: &Arc<Segment>) {
+        let packs: Vec<(PackId, PackClass)> = {
+            let state = self.state();
+            let class = |pack: &PackId| state.class(pack).map(|class| (*pack, class));
+            segment.packs().iter().filter_map(class).collect()
+        };
+        for (pack, class) in packs {
+            if let Err(problem) = self.index_pack(pack, class) {
+                tracing::warn!(%pack, problem, "pack cannot be indexed");
+                self.note_loss();
+            }
+        }
+        self.state_mut().drop_segments(std::slice::from_ref(segment));
+        drop(self.disk.remove(segment.path()));
+    }
+}

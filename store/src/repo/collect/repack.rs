@@ -1,0 +1,103 @@
+//! Copying what is needed out of packs that are mostly unneeded: records as they lie, without a
+//! key. A pack is given up only when everything needed of it is durable elsewhere; one that does
+//! not read back as its name says is left alone, so that damage is never copied under a new name.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use strongroom_protocol::id::{ChunkId, PackId};
+
+use super::mark::{Live, Marker};
+use super::report::{Collect, CollectError, CollectReport};
+use super::{CollectLimits, Watch};
+use crate::index::{Found, View};
+use crate::pack::hash_file;
+use crate::repo::{Inner, RepoError};
+use crate::seal::{RecordHead, Sealed};
+
+impl Inner {
+    /// Copies; gives the packs of which nothing is needed any more. It stops early when told
+    /// to, or when there is no room: what was copied by then counts.
+    pub(super) fn repack(
+        &self,
+        marker: &Marker<'_>,
+        packs: &[PackId],
+        limits: &CollectLimits,
+        watch: Watch<'_>,
+        report: &mut CollectReport,
+    ) -> Result<Vec<PackId>, CollectError> {
+        if packs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let live = marker.live_in(packs)?;
+        let mut copied: Vec<&[Live]> = Vec::new();
+        for records in live.chunk_by(|one, next| one.place.pack == next.place.pack) {
+            if watch(Collect::Repacking { bytes: report.copied_bytes }) == ControlFlow::Break(()) {
+                report.stopped = true;
+                break;
+            }
+            match self.copy_pack(records, limits, report) {
+                Ok(true) => copied.push(records),
+                Ok(false) => report.damaged.extend(records.first().map(|live| live.place.pack)),
+                Err(error) if error.is_full() => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match self.writer()?.barrier().map_err(RepoError::from) {
+            Ok(()) => {}
+            // What came as far as the disk is found below.
+            Err(error) if error.is_full() => tracing::warn!(%error, "no room to repack"),
+            Err(error) => return Err(error.into()),
+        }
+        self.only_copied(&copied)
+    }
+
+    /// Copies the needed records of one pack; false when the pack is not whole.
+    fn copy_pack(
+        &self,
+        records: &[Live],
+        limits: &CollectLimits,
+        report: &mut CollectReport,
+    ) -> Result<bool, RepoError> {
+        let Some(pack) = records.first().map(|live| live.place.pack) else { return Ok(true) };
+        if hash_file(&*self.reopened(pack)?)? != pack {
+            tracing::warn!(%pack, "a damaged pack is not repacked");
+            return Ok(false);
+        }
+        for Live { place, id } in records {
+            let bytes = self.record_at(place)?;
+            let head = RecordHead::parse(&bytes);
+            if head.is_ok_and(|head| head.id != *id || head.record_len() != bytes.len()) {
+                return Ok(false);
+            }
+            let len = bytes.len() as u64;
+            let (kind, plain_len) = (place.kind, place.plain_len);
+            self.writer()?.copy(Sealed { id: *id, kind, plain_len, bytes })?;
+            report.copied_bytes += len;
+            if let Some(rate) = limits.copied_bytes_per_second_max {
+                std::thread::sleep(Duration::from_secs_f64(len as f64 / rate.max(1) as f64));
+            }
+        }
+        Ok(true)
+    }
+
+    /// The packs whose needed records all lie in packs that stay.
+    fn only_copied(&self, copied: &[&[Live]]) -> Result<Vec<PackId>, CollectError> {
+        let pack_of = |records: &&[Live]| records.first().map(|live| live.place.pack);
+        let leaving: HashSet<PackId> = copied.iter().filter_map(pack_of).collect();
+        let mut emptied = Vec::new();
+        for records in copied {
+            let ids: Vec<ChunkId> = records.iter().map(|live| live.id).collect();
+            let found = self.index.lookup(&ids, View::Reader).map_err(RepoError::from)?;
+            let stays = |found: &Found| match found {
+                Found::At(place) => !leaving.contains(&place.pack),
+                Found::Absent | Found::Pending(_) => false,
+            };
+            if found.iter().all(stays) {
+                emptied.extend(pack_of(records));
+            }
+        }
+        Ok(emptied)
+    }
+}
