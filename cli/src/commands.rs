@@ -65,6 +65,7 @@ pub(crate) enum Command {
     Media(media::MediaArgs),
     Audit(questions::AuditArgs),
     Prune(orders::PruneArgs),
+    Space(orders::SpaceArgs),
     Completions(pages::CompletionsArgs),
     Man(pages::ManArgs),
 }
@@ -110,6 +111,7 @@ impl Command {
             Self::Unpin(args) => args.request(Pinned::No),
             Self::Event(args) => args.request(session.clock.now())?,
             Self::Prune(args) => args.request(),
+            Self::Space(args) => args.request(),
             _ => Request::Status,
         };
         session.tell(&request).await

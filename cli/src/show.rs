@@ -7,6 +7,7 @@ mod jobs;
 mod people;
 mod points;
 mod site;
+mod space;
 mod table;
 
 pub(crate) use entries::{entry_json, entry_line, kind_word};
@@ -45,6 +46,7 @@ pub(crate) fn response(response: &Response, face: &Face) -> String {
         Response::Holds(rows) => people::holds(rows, face),
         Response::Verified(report) => site::verified(report),
         Response::Media(rows) => site::media(rows, face),
+        Response::Space(report) => space::space(report, face),
         Response::Audit { checked, broken_at, records } => {
             people::audit(*checked, *broken_at, records, face)
         }

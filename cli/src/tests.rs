@@ -35,6 +35,8 @@ fn commands_are_understood() {
         "event left-company --ended",
         "media points --media /lib --passphrase",
         "prune --apply",
+        "prune --believe-clock",
+        "space --collect",
         "audit -n 5",
         "completions bash",
     ] {

@@ -115,7 +115,7 @@ fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal>
         Request::Audit { most } => tables::audit(site, most),
         Request::Policy => tables::policy(site),
         Request::Verify { depth } => {
-            let report = inspect::verify(&site.repo, depth)?;
+            let report = inspect::verify(&site.repo.session(), depth)?;
             let detail = format!("{} damaged packs", report.damaged_packs.len());
             site.record(by, "verify", "repository", &detail);
             match report.damaged_packs.is_empty() && report.hurt.is_empty() {
@@ -137,6 +137,13 @@ fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal>
         Request::Pin { point, pinned } => orders::pin(site, &point, pinned, by),
         Request::Event { name, ended } => orders::event(site, &name, ended, by),
         Request::Prune { order } => going::prune(site, order, by),
+        Request::Space { order } => {
+            let report = site.collector.space(order, site.now())?;
+            if let Some(done) = &report.done {
+                site.record(by, "collect", "repository", done);
+            }
+            Ok(Response::Space(report))
+        }
         Request::Cancel { .. }
         | Request::PolicyApply { .. }
         | Request::Protect { .. }

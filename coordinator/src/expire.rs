@@ -16,6 +16,7 @@ use crate::catalog::{CatalogError, CopyEvent, Doomed, LedgerRow};
 use crate::policy::{Declared, PRIMARY, primary};
 use crate::retention::{self, CopyState, Grace, RetentionClock, Stance, Verdict};
 use crate::site::Site;
+use crate::space;
 
 /// Points removed in one pass: the foreman has more to do.
 pub(crate) const POINTS_A_PASS_MAX: usize = 32;
@@ -128,16 +129,19 @@ pub(crate) fn pass(
     most: usize,
 ) -> Result<Pass, CatalogError> {
     let _keeping = site.keeping();
-    let judged = judge(site, now)?;
+    let judged = space::with_reserve(site, || judge(site, now))?;
     let mut pass = Pass::default();
     let mut ripe = ripe(site, &judged)?;
     ripe.retain(|doomed| doomed.row.copy.as_str() == PRIMARY);
     pass.more = ripe.len() > most;
     for doomed in ripe.iter().take(most) {
-        match remove(site, doomed, by) {
+        match space::with_reserve(site, || remove(site, doomed, by)) {
             Ok(()) => pass.gone.push(subject(doomed)),
             Err(error) => pass.failed.push(format!("{}: {}", subject(doomed), Chain(&error))),
         }
+    }
+    if !pass.gone.is_empty() {
+        site.collector.want();
     }
     match pass.failed.first() {
         Some(first) => site.alarm("expire", format!("not removed: {first}")),
@@ -197,7 +201,8 @@ pub(crate) fn take_up(site: &Site) -> Result<(), CatalogError> {
         if doomed.row.copy.as_str() != PRIMARY {
             continue;
         }
-        if let Err(error) = finish(site, &doomed, "coordinator") {
+        let finished = space::with_reserve(site, || finish(site, &doomed, "coordinator"));
+        if let Err(error) = finished {
             let text = format!("{} was not removed: {}", subject(&doomed), Chain(&error));
             tracing::error!(error = %Chain(&error), "a removal cannot be finished");
             site.alarm("expire", text);

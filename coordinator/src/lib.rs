@@ -20,6 +20,7 @@ mod packs;
 mod run;
 mod sessions;
 mod site;
+mod space;
 mod strangers;
 mod visitors;
 

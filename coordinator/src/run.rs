@@ -22,7 +22,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::site::{InForce, Parts, Site};
 use crate::strangers::Strangers;
 use crate::visitors::{Reception, STREAMS_MAX};
-use crate::{admin, audit, commit, expire, foreman, policy};
+use crate::{admin, audit, commit, expire, foreman, policy, space};
 
 /// The catalog's file in the coordinator's directory.
 pub const CATALOG_FILE: &str = "catalog.db";
@@ -144,8 +144,14 @@ impl Coordinator {
         });
         let guard = Arc::clone(&site.guard);
         let renewing = renew_own(&guard, stop.clone());
+        let (told, clock) = (Arc::clone(&site), Arc::clone(&guard));
+        let collecting = Arc::clone(&site.collector).run(
+            stop.clone(),
+            move || clock.clock().now(),
+            move |outcome| space::note(&told, outcome),
+        );
         let keeping = door::keep(endpoint, Arc::clone(&guard), reception, stop);
-        tokio::join!(keeping, renewing);
+        tokio::join!(keeping, renewing, collecting);
         let put_away = tokio::task::spawn_blocking(move || {
             // The foreman ends when nobody is left to tell it anything.
             let ended = thread.join().is_ok();

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use strongroom_certs::TokenBook;
+use strongroom_node::collector::Collector;
 use strongroom_node::guard::Guard;
 use strongroom_node::home::Home;
+use strongroom_node::reserve::Reserve;
 use strongroom_protocol::control::Progress;
 use strongroom_protocol::{Chain, JobId, Timestamp};
 use strongroom_store::repo::Repo;
@@ -39,6 +41,8 @@ pub(crate) struct Site {
     pub(crate) audit: AuditLog,
     pub(crate) book: Arc<TokenBook>,
     pub(crate) sessions: Sessions,
+    pub(crate) collector: Arc<Collector>,
+    pub(crate) reserve: Reserve,
     in_force: RwLock<Arc<InForce>>,
     progress: Mutex<BTreeMap<JobId, Progress>>,
     copy_tasks: Mutex<Vec<CopyTask>>,
@@ -64,10 +68,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Site {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { home, guard, repo, catalog, audit, book, in_force } = parts;
+        let reserve = Reserve::of(home.dir());
+        reserve.make();
+        let collector = Arc::new(Collector::new(repo.clone(), Reserve::of(home.dir())));
         Self {
             home,
             guard,
             repo,
+            collector,
+            reserve,
             catalog,
             audit,
             book,

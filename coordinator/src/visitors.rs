@@ -22,7 +22,7 @@ use crate::ingest::IngestError;
 use crate::sessions::{Heard, converse};
 use crate::site::Site;
 use crate::strangers::Strangers;
-use crate::{admin, commit, ingest, packs};
+use crate::{admin, commit, ingest, packs, space};
 
 /// News of a node waiting for the foreman.
 const HEARD_MAX: usize = 256;
@@ -73,7 +73,10 @@ impl Visitors for Reception {
             Opening::Control => self.control(visit).await,
             Opening::Ingest { job, generation } => self.ingest(job, generation, visit).await,
             Opening::Fetch { point, grant } => self.fetch(point, grant, visit).await,
-            Opening::Packs => packs::serve(&self.site.repo, visit.sender, visit.receiver).await,
+            Opening::Packs => {
+                let session = self.site.repo.session();
+                packs::serve(&session, visit.sender, visit.receiver).await
+            }
             Opening::Admin => self.admin(visit).await,
         }
     }
@@ -164,8 +167,12 @@ impl Reception {
             }
         };
         let Ok(_place) = self.streams.acquire().await else { return Ok(()) };
-        let repo = &self.site.repo;
-        let received = ingest::receive(repo, &mut visit.sender, &mut visit.receiver).await;
+        if let Err(refusal) = space::room(&self.site) {
+            return refuse(&mut visit.sender, refusal, Vec::new()).await;
+        }
+        // Until the point is committed: what the agent was told is here stays.
+        let session = self.site.repo.session();
+        let received = ingest::receive(&session, &mut visit.sender, &mut visit.receiver).await;
         let received = match received {
             Ok(received) => received,
             Err(IngestError::Link(error)) => return Err(error),
@@ -224,12 +231,13 @@ impl Reception {
                 return serve::refuse(visit.sender, refusal).await;
             }
         }
-        let repo = self.site.repo.clone();
+        let session = self.site.repo.session();
+        let repo = session.clone();
         let body = tokio::task::spawn_blocking(move || serve::manifest_body(&repo, point)).await;
         let body =
             body.unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Internal, "a worker died")));
         match body {
-            Ok(body) => serve::serve(&self.site.repo, body, visit.sender, visit.receiver).await,
+            Ok(body) => serve::serve(&session, body, visit.sender, visit.receiver).await,
             Err(refusal) => serve::refuse(visit.sender, refusal).await,
         }
     }

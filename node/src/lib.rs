@@ -3,6 +3,7 @@
 //! Knows no policy, no workload and no job; decides nothing.
 
 pub mod ask;
+pub mod collector;
 pub mod counted;
 pub mod crew;
 pub mod desk;
@@ -14,6 +15,7 @@ pub mod inspect;
 pub mod lasting;
 pub mod log;
 pub mod reader;
+pub mod reserve;
 pub mod run;
 pub mod serve;
 pub mod uplink;

@@ -109,8 +109,12 @@ pub enum Request {
     Prune {
         order: PruneOrder,
     },
+    /// What is stored and not needed here; or give it back now.
+    Space {
+        order: SpaceOrder,
+    },
 }
-message!(Request, "request", 25);
+message!(Request, "request", 26);
 
 /// Which jobs to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +137,13 @@ pub enum PruneOrder {
     Show,
     /// The clock that went far forward is right: retention goes on by it.
     BelieveClock,
+}
+
+/// Whether a collection is shown or done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SpaceOrder {
+    Collect,
+    Show,
 }
 
 /// How much is read to verify.
@@ -174,8 +185,9 @@ pub enum Response {
     Verified(VerifiedReport),
     Media(Vec<MediumRow>),
     Audit { checked: u64, broken_at: Option<u64>, records: Vec<AuditRow> },
+    Space(SpaceReport),
 }
-message!(Response, "response", 18);
+message!(Response, "response", 19);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReport {
@@ -328,4 +340,36 @@ pub struct AuditRow {
     pub action: String,
     pub subject: String,
     pub detail: String,
+}
+
+/// What a node's repository holds, and what a collection would give back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceReport {
+    pub points: u64,
+    pub packs: u64,
+    pub bytes: u64,
+    /// Needed by points.
+    pub live_bytes: u64,
+    /// In packs that no point needs: condemned, or to be.
+    pub dead_packs: u64,
+    pub dead_bytes: u64,
+    /// In packs mostly unneeded: what is needed of them is copied first.
+    pub sparse_packs: u64,
+    pub sparse_bytes: u64,
+    /// What comes back once no session counts on it.
+    pub returned_bytes: u64,
+    pub open_sessions: u64,
+    pub disk_free_bytes: Option<u64>,
+    /// Why nothing would be removed.
+    pub refusal: Option<String>,
+    /// What the collection that was ordered did.
+    pub done: Option<String>,
+    pub last: Option<SpaceRun>,
+}
+
+/// The last collection since the node started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceRun {
+    pub at: Timestamp,
+    pub text: String,
 }

@@ -41,9 +41,15 @@ fn look_up(site: &Site, request: Request) -> Answer<Response> {
         Request::Points { workload } => points(site, workload.as_ref()).map(Response::Points),
         Request::Why { point } => why(site, &point).map(Response::Why),
         Request::Media => media(site).map(Response::Media),
-        Request::Verify { depth } => inspect::verify(&site.repo, depth).map(Response::Verified),
+        Request::Verify { depth } => {
+            inspect::verify(&site.repo.session(), depth).map(Response::Verified)
+        }
+        Request::Space { order } => {
+            let now = site.guard.clock().now();
+            site.hands.collector.space(order, now).map(Response::Space)
+        }
         _ => {
-            let text = "a proxy answers status, points, why, media and verify; \
+            let text = "a proxy answers status, points, why, media, verify and space; \
                         ask the coordinator for the rest";
             Err(Refusal::new(RefusalKind::Forbidden, text))
         }
@@ -71,6 +77,7 @@ fn status(site: &Site) -> Answer<StatusReport> {
     alarms.extend(unreadable.map(|(pack, why)| format!("pack {pack} cannot be read: {why}")));
     alarms.extend(health.missing_packs.iter().map(|pack| format!("pack {pack} is gone")));
     alarms.extend(site.hands.keeper.alarm());
+    alarms.extend(site.hands.collector.alarm());
     Ok(StatusReport {
         node: site.guard.me().identity,
         software: SOFTWARE.to_owned(),

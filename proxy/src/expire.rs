@@ -227,7 +227,9 @@ impl Keeper {
     fn look(&self) -> Result<(), JournalError> {
         let mut journal = locked(&self.journal);
         journal.look(self.clock.now());
-        journal.append(What::Looked, &self.floor)
+        journal.append(What::Looked, &self.floor)?;
+        journal.make_reserve();
+        Ok(())
     }
 }
 

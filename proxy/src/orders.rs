@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use strongroom_node::collector::Collector;
 use strongroom_node::desk::{Task, Worker};
 use strongroom_protocol::control::{
     Ending, ExpireOrder, ExpireOutcome, FromNode, Progress, RetryAdvice, StepNews, Work,
@@ -23,6 +24,7 @@ pub(crate) struct Hands {
     pub(crate) drives: tokio::sync::Mutex<()>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) keeper: Arc<Keeper>,
+    pub(crate) collector: Arc<Collector>,
 }
 
 type Outcome = Result<(Progress, String), Refusal>;
@@ -31,7 +33,8 @@ impl Hands {
     async fn do_work(&self, task: &Task) -> Outcome {
         match task.work.clone() {
             Work::Replicate { point, bits_per_second_max } => {
-                let progress = replicate::replicate(&self.repo, task, point, bits_per_second_max)
+                let session = self.repo.session();
+                let progress = replicate::replicate(&session, task, point, bits_per_second_max)
                     .await
                     .map_err(|error| error.refusal())?;
                 let keeper = Arc::clone(&self.keeper);
@@ -45,12 +48,12 @@ impl Hands {
                 let library = self.library()?;
                 let _drive = self.drives.lock().await;
                 let (repo, clock, task) =
-                    (self.repo.clone(), Arc::clone(&self.clock), task.clone());
+                    (self.repo.session(), Arc::clone(&self.clock), task.clone());
                 blocking(move || aux::write_points(&repo, library, set, &points, clock, &task))
                     .await
             }
             Work::Prove { set: None, point, .. } => {
-                let (repo, task) = (self.repo.clone(), task.clone());
+                let (repo, task) = (self.repo.session(), task.clone());
                 let keeper = Arc::clone(&self.keeper);
                 blocking(move || {
                     let proven = prove::read_point(&repo, point, &task)?;
@@ -62,7 +65,7 @@ impl Hands {
             Work::Prove { set: Some(_), point, .. } => {
                 let library = self.library()?;
                 let _drive = self.drives.lock().await;
-                let repo = self.repo.clone();
+                let repo = self.repo.session();
                 blocking(move || prove::read_media(&repo, library, point)).await
             }
             Work::Expire { points, order, .. } => self.expire(task, points, order).await,
@@ -77,6 +80,9 @@ impl Hands {
         let obeyed = tokio::task::spawn_blocking(move || keeper.obey(job, &points, order)).await;
         let died = |_| Err(Refusal::new(RefusalKind::Internal, "a worker died"));
         let answers = obeyed.unwrap_or_else(died)?;
+        if answers.iter().any(|answer| answer.outcome == ExpireOutcome::Gone) {
+            self.collector.want();
+        }
         let gone = answers.iter().filter(|answer| answer.outcome == ExpireOutcome::Gone).count();
         let text = format!("{gone} of {} points are gone", answers.len());
         let (job, generation) = (task.job, task.generation);

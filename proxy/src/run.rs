@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use strongroom_certs::{FileError, TokenBook, files};
+use strongroom_node::collector::Collector;
 use strongroom_node::desk::Desk;
 use strongroom_node::door;
 use strongroom_node::guard::Guard;
 use strongroom_node::home::{Home, HomeError};
 use strongroom_node::lasting::lasting_key;
+use strongroom_node::reserve::Reserve;
 use strongroom_node::run::renew_own;
 use strongroom_node::uplink::{Course, Uplink};
 use strongroom_protocol::Clock;
@@ -92,6 +94,7 @@ impl Proxy {
             drives: tokio::sync::Mutex::new(()),
             clock,
             keeper: Arc::new(keeper),
+            collector: Arc::new(Collector::new(repo.clone(), Reserve::of(home.dir()))),
         });
         let book = Arc::new(TokenBook::open(&home.path("tokens.json"))?);
         let site =
@@ -115,6 +118,9 @@ impl Proxy {
         let keeping = door::keep(endpoint, Arc::clone(&guard), site, stop.clone());
         let renewing = renew_own(&guard, stop.clone());
         let counting = Arc::clone(&hands.keeper).count(stop.clone());
+        let clock = Arc::clone(&hands.clock);
+        let collecting =
+            Arc::clone(&hands.collector).run(stop.clone(), move || clock.now(), |_| {});
         let obeying = async {
             let Some((coordinator, coordinator_site)) = course else {
                 tracing::warn!("no coordinator is named: serving what is here");
@@ -135,7 +141,7 @@ impl Proxy {
             // The uplink ends by itself with `stop`.
             let _ = talking.await;
         };
-        tokio::join!(keeping, renewing, counting, obeying);
+        tokio::join!(keeping, renewing, counting, collecting, obeying);
         drop(lock);
     }
 }

@@ -43,12 +43,13 @@ impl Visitors for Site {
     async fn serve(self: Arc<Self>, opening: Opening, mut visit: Visit) -> Result<(), LinkError> {
         match opening {
             Opening::Fetch { point, .. } => {
-                let repo = self.repo.clone();
+                let session = self.repo.session();
+                let repo = session.clone();
                 let body =
                     tokio::task::spawn_blocking(move || serve::manifest_body(&repo, point)).await;
                 match body {
                     Ok(Ok(body)) => {
-                        serve::serve(&self.repo, body, visit.sender, visit.receiver).await
+                        serve::serve(&session, body, visit.sender, visit.receiver).await
                     }
                     Ok(Err(refusal)) => serve::refuse(visit.sender, refusal).await,
                     Err(_) => Ok(()),

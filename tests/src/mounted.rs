@@ -47,6 +47,11 @@ impl Mounted {
         Ok(Self { at: at.to_owned() })
     }
 
+    /// Where it is mounted.
+    pub fn at(&self) -> &Path {
+        &self.at
+    }
+
     /// From now on nothing can be written.
     pub fn make_read_only(&self) -> anyhow::Result<()> {
         run("mount", &[OsStr::new("-o"), OsStr::new("remount,ro"), self.at.as_os_str()])

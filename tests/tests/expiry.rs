@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use strongroom_coordinator::catalog::{Catalog, CopyEvent};
 use strongroom_coordinator::policy::primary;
-use strongroom_protocol::admin::{CopyRow, PointRef, PruneOrder, Request, Response};
+use strongroom_protocol::admin::{
+    CopyRow, Pinned, PointRef, PruneOrder, Request, Response, SpaceOrder,
+};
 use strongroom_protocol::{Clock, CopyName, FixedClock, PointId, SystemClock};
 use strongroom_store::disk::LocalDisk;
 use strongroom_store::keys::VaultKey;
 use strongroom_store::repo::{Mode, Repo};
-use strongroom_tests::lab::{Cast, Lab, copy_tree};
+use strongroom_tests::lab::{Cast, Lab, copy_tree, files_below};
+use strongroom_tests::mounted::Mounted;
 use strongroom_tests::site::name;
 
 /// The longest life a node's certificate may have.
@@ -99,9 +102,19 @@ impl Ageing {
         self.lab.sites.points(node).await.unwrap().into_iter().map(|row| row.id).collect()
     }
 
-    async fn order(&self, request: Request) -> Response {
-        self.lab.sites.ask("coordinator", &request).await.unwrap()
+    async fn ask(&self, node: &str, request: Request) -> Response {
+        self.lab.sites.ask(node, &request).await.unwrap()
     }
+
+    async fn order(&self, request: Request) -> Response {
+        self.ask("coordinator", request).await
+    }
+}
+
+/// Bytes of the packs at a site, as the disk has them.
+fn stored_bytes(lab: &Lab, node: &str) -> u64 {
+    let packs = files_below(&lab.sites.home(node).join("repo/packs")).unwrap_or_default();
+    packs.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|meta| meta.len()).sum()
 }
 
 fn expired(row: &CopyRow) -> bool {
@@ -120,6 +133,7 @@ async fn points_age_out_at_both_sites_and_a_hold_in_the_grace_rescues() {
     let expected = lab.dir.path().join("first");
     copy_tree(&lab.source, &expected).unwrap();
     let second = ageing.point(2).await;
+    let stored = ["coordinator", "proxy"].map(|node| (node, stored_bytes(lab, node)));
     let row = ageing.until(first, "primary", in_grace).await;
     assert!(row.detail.contains("among the newest 1"), "what ended: {}", row.detail);
     let hold = Request::HoldPlace {
@@ -137,6 +151,22 @@ async fn points_age_out_at_both_sites_and_a_hold_in_the_grace_rescues() {
     ageing.until(first, "primary", expired).await;
     ageing.until(first, "secondary", expired).await;
     assert_eq!(ageing.there("proxy").await, [second]);
+    for (node, before) in stored {
+        let back = lab.sites.wait_for("the space to come back", async |_| {
+            let now = stored_bytes(lab, node);
+            Ok((now + 2_500_000 < before).then_some(now))
+        });
+        let now = back.await.unwrap_or_else(|e| panic!("{node}: {e}: {before}"));
+        assert!(now > 2_500_000, "{node}: the second point needs {now}");
+        let Response::Space(report) =
+            ageing.ask(node, Request::Space { order: SpaceOrder::Show }).await
+        else {
+            panic!("no space")
+        };
+        assert!(report.last.is_some_and(|last| last.text.contains("no more")));
+        assert_eq!((report.points, report.refusal), (1, None));
+    }
+    lab.audited("collect", "no more").await.unwrap();
     for copy in ["primary", "secondary"] {
         let record = lab.audited("expire", &format!("{copy} of point {first}")).await.unwrap();
         assert!(record.detail.contains("what kept it"), "{record:?}");
@@ -253,4 +283,59 @@ async fn a_clock_that_jumps_forward_expires_nothing_until_somebody_believes_it()
     ageing.until(first, "primary", in_grace).await;
     ageing.until(first, "primary", expired).await;
     ageing.lab.audited("prune.believe-clock", "").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_what_is_new_and_still_lets_go() {
+    let mut ageing = Ageing::start(Cast::OneSite, "newest = 1", "").await;
+    ageing.lab.stop_coordinator().await.unwrap();
+    let home = ageing.lab.sites.home("coordinator");
+    let mounted = Mounted::small_around(&home, 64).unwrap();
+    ageing.lab.start_coordinator().unwrap();
+    ageing.lab.everybody().await.unwrap();
+    let mut points = Vec::new();
+    for seed in 1..=3 {
+        points.push(ageing.point(seed).await);
+        let point = PointRef::Id(points.last().unwrap().to_string());
+        ageing.order(Request::Pin { point, pinned: Pinned::Yes }).await;
+    }
+    let ballast = mounted.fill_up_to(2048).unwrap();
+    ageing.lab.write("file", 3_000_000, 4).unwrap();
+    let job = ageing.lab.begin().await.unwrap();
+    let told = ageing.lab.sites.wait_for("a word about the full disk", async |_| {
+        let (_, events) = ageing.lab.job(job).await?;
+        Ok(events.into_iter().find(|event| event.text.contains("is full")))
+    });
+    let told = told.await.unwrap();
+    assert!(told.text.contains("strongroom space"), "{}", told.text);
+    for point in &points[..2] {
+        let point = PointRef::Id(point.to_string());
+        ageing.order(Request::Pin { point, pinned: Pinned::No }).await;
+    }
+    ageing.until(points[0], "primary", in_grace).await;
+    let rest = mounted.at().join("rest");
+    let free = std::fs::write(&rest, vec![1; 8 << 20]);
+    assert!(free.is_err(), "not a byte is left");
+    let before = stored_bytes(&ageing.lab, "coordinator");
+    for point in &points[..2] {
+        ageing.until(*point, "primary", expired).await;
+    }
+    let back = ageing.lab.sites.wait_for("the space to come back", async |_| {
+        let now = stored_bytes(&ageing.lab, "coordinator");
+        Ok((now + 5_000_000 < before).then_some(()))
+    });
+    back.await.unwrap();
+    ageing.lab.audited("expire", &points[0].to_string()).await.unwrap();
+    for file in [ballast, rest] {
+        std::fs::remove_file(file).unwrap();
+    }
+    let done = ageing.lab.sites.wait_for("the job to go on", async |_| {
+        ageing.pass(30).await;
+        let (row, _) = ageing.lab.job(job).await?;
+        Ok(row.ended.is_some().then_some(row))
+    });
+    let row = done.await.unwrap();
+    assert_eq!(row.state, "succeeded", "{row:?}");
+    ageing.lab.restores_as("coordinator", row.point.unwrap(), &ageing.lab.source).await.unwrap();
+    ageing.lab.stop_coordinator().await.unwrap();
 }

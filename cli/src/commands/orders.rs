@@ -1,8 +1,8 @@
 //! The commands that give one order and print what became of it: `revoke`, `hold`, `pin`,
-//! `unpin`, `event`, `prune`, `jobs cancel`.
+//! `unpin`, `event`, `prune`, `space`, `jobs cancel`.
 
 use clap::{Args, Subcommand};
-use strongroom_protocol::admin::{Pinned, PointRef, PruneOrder, Request};
+use strongroom_protocol::admin::{Pinned, PointRef, PruneOrder, Request, SpaceOrder};
 use strongroom_protocol::{Identity, NodeName, OrgName, Role, SiteName, Timestamp};
 
 use crate::failure::{Failure, While};
@@ -140,6 +140,21 @@ impl PruneArgs {
             (false, false) => PruneOrder::Show,
         };
         Request::Prune { order }
+    }
+}
+
+/// Say what is stored and not needed any more, or give it back now
+#[derive(Args, Debug)]
+pub(crate) struct SpaceArgs {
+    /// Collect now; without, it is only shown, and the node does it by itself
+    #[arg(long)]
+    collect: bool,
+}
+
+impl SpaceArgs {
+    pub(crate) const fn request(&self) -> Request {
+        let order = if self.collect { SpaceOrder::Collect } else { SpaceOrder::Show };
+        Request::Space { order }
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use strongroom_node::counted::Counted;
 use strongroom_node::home::Floor;
+use strongroom_node::reserve::{Reserve, has_no_room};
 use strongroom_protocol::control::ExpireOrder;
 use strongroom_protocol::{JobId, PointId, Timestamp, WorkloadId};
 
@@ -55,6 +56,7 @@ pub(super) struct Journal {
     path: PathBuf,
     file: File,
     bytes: u64,
+    reserve: Reserve,
     pub(super) counted: Counted,
     pub(super) holding: Holding,
 }
@@ -66,16 +68,18 @@ impl Journal {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true);
         let file = options.open(path).map_err(failed)?;
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
         let mut journal = Self {
             path: path.to_owned(),
             file,
             bytes: 0,
+            reserve: Reserve::of(folder),
             counted: Counted::begin(now),
             holding: Holding::default(),
         };
         journal.replay(floor).map_err(failed)?;
         journal.file.set_len(journal.bytes).map_err(failed)?;
-        let folder = path.parent().unwrap_or_else(|| Path::new("."));
+        journal.reserve.make();
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
         journal.holding.trim(journal.counted);
         Ok(journal)
@@ -128,6 +132,23 @@ impl Journal {
         }
     }
 
+    fn write(&mut self, text: &[u8]) -> io::Result<()> {
+        let start = self.bytes;
+        // Cut first: an earlier append may have failed half way.
+        let cut = self.file.set_len(start).and_then(|()| self.file.seek(SeekFrom::Start(start)));
+        let written = cut.and_then(|_| self.file.write_all(text));
+        let synced = written.and_then(|()| self.file.sync_data());
+        if synced.is_err() {
+            drop(self.file.set_len(start));
+        }
+        synced
+    }
+
+    /// Sets room aside again.
+    pub(super) fn make_reserve(&self) {
+        self.reserve.make();
+    }
+
     /// Looks at the clock; what is appended next says so.
     pub(super) fn look(&mut self, now: Timestamp) -> Counted {
         self.counted = self.counted.look(now);
@@ -136,19 +157,18 @@ impl Journal {
 
     /// Writes a line and waits until it is on disk; only then it counts.
     pub(super) fn append(&mut self, what: What, floor: &Floor) -> Result<(), JournalError> {
-        let failed = |source| JournalError { path: self.path.clone(), source };
+        let path = self.path.clone();
+        let failed = |source| JournalError { path, source };
         let line = Line { counted: self.counted, what };
-        let mut text = serde_json::to_vec(&line).map_err(|e| failed(io::Error::other(e)))?;
+        let mut text = serde_json::to_vec(&line)
+            .map_err(|e| JournalError { path: self.path.clone(), source: io::Error::other(e) })?;
         text.push(b'\n');
-        let start = self.bytes;
-        // Cut first: an earlier append may have failed half way.
-        let cut = self.file.set_len(start).and_then(|()| self.file.seek(SeekFrom::Start(start)));
-        let written = cut.and_then(|_| self.file.write_all(&text));
-        if let Err(error) = written.and_then(|()| self.file.sync_data()) {
-            drop(self.file.set_len(start));
-            return Err(failed(error));
+        match self.write(&text) {
+            Err(error) if has_no_room(&error) && self.reserve.give_up() => self.write(&text),
+            written => written,
         }
-        self.bytes = start + text.len() as u64;
+        .map_err(failed)?;
+        self.bytes += text.len() as u64;
         self.apply(&line.what, floor);
         Ok(())
     }

@@ -3,8 +3,8 @@
 use strongroom_protocol::Role;
 use strongroom_protocol::admin::{
     AuditRow, CopyRow, EventRow, HoldRow, JobRow, Live, MediumRow, NodeRow, Pinned, PointRef,
-    PointRow, PruneOrder, Request, Response, StatusReport, VerdictRow, VerifiedReport, VerifyDepth,
-    WhyReport, WorkloadRow,
+    PointRow, PruneOrder, Request, Response, SpaceOrder, SpaceReport, SpaceRun, StatusReport,
+    VerdictRow, VerifiedReport, VerifyDepth, WhyReport, WorkloadRow,
 };
 use strongroom_protocol::control::Overwrite;
 use strongroom_protocol::opening::RefusalKind;
@@ -55,6 +55,8 @@ impl Sampled for Request {
             Self::Prune { order: PruneOrder::Apply },
             Self::Prune { order: PruneOrder::Show },
             Self::Prune { order: PruneOrder::BelieveClock },
+            Self::Space { order: SpaceOrder::Collect },
+            Self::Space { order: SpaceOrder::Show },
         ]);
         all
     }
@@ -119,7 +121,27 @@ impl Sampled for Response {
             Self::Verified(verified()),
             Self::Media(vec![medium()]),
             Self::Audit { checked: 10, broken_at: None, records: vec![audit()] },
+            Self::Space(space()),
         ]
+    }
+}
+
+fn space() -> SpaceReport {
+    SpaceReport {
+        points: 1,
+        packs: 2,
+        bytes: 3 << 30,
+        live_bytes: 2 << 30,
+        dead_packs: 4,
+        dead_bytes: 300,
+        sparse_packs: 5,
+        sparse_bytes: 600,
+        returned_bytes: 700,
+        open_sessions: 1,
+        disk_free_bytes: Some(4 << 30),
+        refusal: Some(text("a page is damaged")),
+        done: None,
+        last: Some(SpaceRun { at: at(3), text: text("2 packs") }),
     }
 }
 
