@@ -66,8 +66,11 @@ pub(crate) fn note(site: &Site, outcome: &Outcome) {
             site.reserve.make();
         }
         Outcome::Refused(why) => {
-            site.alarm("collection", format!("no space comes back: {why}"));
-            site.record("coordinator", "collect.refused", "repository", why);
+            let text = format!("no space comes back: {why}");
+            if !site.alarms().contains(&text) {
+                site.record("coordinator", "collect.refused", "repository", why);
+            }
+            site.alarm("collection", text);
         }
     }
 }

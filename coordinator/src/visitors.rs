@@ -73,10 +73,7 @@ impl Visitors for Reception {
             Opening::Control => self.control(visit).await,
             Opening::Ingest { job, generation } => self.ingest(job, generation, visit).await,
             Opening::Fetch { point, grant } => self.fetch(point, grant, visit).await,
-            Opening::Packs => {
-                let session = self.site.repo.session();
-                packs::serve(&session, visit.sender, visit.receiver).await
-            }
+            Opening::Packs => packs::serve(&self.site.repo, visit.sender, visit.receiver).await,
             Opening::Admin => self.admin(visit).await,
         }
     }
@@ -170,7 +167,7 @@ impl Reception {
         if let Err(refusal) = space::room(&self.site) {
             return refuse(&mut visit.sender, refusal, Vec::new()).await;
         }
-        // Until the point is committed: what the agent was told is here stays.
+        // Until the point is committed, nothing goes that the agent was told is here.
         let session = self.site.repo.session();
         let received = ingest::receive(&session, &mut visit.sender, &mut visit.receiver).await;
         let received = match received {

@@ -270,7 +270,8 @@ pub struct PointRow {
 pub struct CopyRow {
     pub copy: CopyName,
     pub kind: String,
-    /// `owed`, `working`, `present`, `failed`, `expired`.
+    /// `owed`, `working`, `present`, `going` (there, and no reason keeps it), `failed`,
+    /// `removing`, `expired`.
     pub state: String,
     pub proof: String,
     pub proven: Option<Timestamp>,

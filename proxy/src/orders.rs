@@ -33,8 +33,7 @@ impl Hands {
     async fn do_work(&self, task: &Task) -> Outcome {
         match task.work.clone() {
             Work::Replicate { point, bits_per_second_max } => {
-                let session = self.repo.session();
-                let progress = replicate::replicate(&session, task, point, bits_per_second_max)
+                let progress = replicate::replicate(&self.repo, task, point, bits_per_second_max)
                     .await
                     .map_err(|error| error.refusal())?;
                 let keeper = Arc::clone(&self.keeper);
@@ -48,12 +47,12 @@ impl Hands {
                 let library = self.library()?;
                 let _drive = self.drives.lock().await;
                 let (repo, clock, task) =
-                    (self.repo.session(), Arc::clone(&self.clock), task.clone());
+                    (self.repo.clone(), Arc::clone(&self.clock), task.clone());
                 blocking(move || aux::write_points(&repo, library, set, &points, clock, &task))
                     .await
             }
             Work::Prove { set: None, point, .. } => {
-                let (repo, task) = (self.repo.session(), task.clone());
+                let (repo, task) = (self.repo.clone(), task.clone());
                 let keeper = Arc::clone(&self.keeper);
                 blocking(move || {
                     let proven = prove::read_point(&repo, point, &task)?;
@@ -65,7 +64,7 @@ impl Hands {
             Work::Prove { set: Some(_), point, .. } => {
                 let library = self.library()?;
                 let _drive = self.drives.lock().await;
-                let repo = self.repo.session();
+                let repo = self.repo.clone();
                 blocking(move || prove::read_media(&repo, library, point)).await
             }
             Work::Expire { points, order, .. } => self.expire(task, points, order).await,

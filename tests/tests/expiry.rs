@@ -195,7 +195,7 @@ async fn the_other_site_keeps_its_floor_and_the_ledger_says_until_when() {
         ageing.until(*point, "primary", expired).await;
     }
     let row = ageing.until(points[0], "secondary", |row| row.detail.contains("kept by")).await;
-    assert!(row.state == "present", "{row:?}");
+    assert_eq!(row.state, "going", "{row:?}");
     assert!(row.detail.contains("kept by proxy until"), "{}", row.detail);
     ageing.hours(24).await;
     let mut there = ageing.there("proxy").await;
@@ -245,7 +245,7 @@ async fn a_removal_that_a_crash_left_in_the_middle_is_finished_at_the_next_start
     }
     let asked = ageing.lab.sites.wait_for("the other site to be asked", async |_| {
         ageing.pass(10).await;
-        Ok((ageing.copy(points[2], "secondary").await.state == "present").then_some(()))
+        Ok((ageing.copy(points[2], "secondary").await.state == "going").then_some(()))
     });
     asked.await.unwrap();
     for point in &points[..3] {

@@ -16,7 +16,7 @@ use crate::catalog::{JobFilter, LedgerRow, PointFilter, PointRecord};
 use crate::copies::CopyTask;
 use crate::job::{Job, Next, State, Task};
 use crate::policy::{CopyKind, PRIMARY, Source};
-use crate::retention;
+use crate::retention::{self, CopyState};
 use crate::schedule;
 use crate::site::Site;
 
@@ -233,7 +233,10 @@ fn copy_row(site: &Site, workload: &WorkloadName, row: &LedgerRow) -> Answer<Cop
     Ok(CopyRow {
         copy: row.copy.clone(),
         kind,
-        state: row.state.as_str().to_owned(),
+        state: match (row.state, row.doomed) {
+            (CopyState::Present, Some(_)) => "going".to_owned(),
+            (state, _) => state.as_str().to_owned(),
+        },
         proof: row.proof.map_or("none", |proof| proof.level.as_str()).to_owned(),
         proven: row.proof.map(|proof| proof.at),
         bytes: row.bytes_stored,

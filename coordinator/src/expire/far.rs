@@ -15,7 +15,7 @@ use crate::catalog::{CatalogError, CopyEvent, Doomed};
 use crate::copies::{CopyTask, Doing};
 use crate::expire::{self, ExpireError, because, subject};
 use crate::policy::{CopyKind, Declared};
-use crate::retention::CopyState;
+use crate::retention::{CopyState, Grace};
 use crate::site::Site;
 
 /// Points of one order; proxies refuse more.
@@ -87,27 +87,31 @@ impl Far {
         for ((node, copy), doomed) in unknown {
             self.order(&node, &copy, doomed, ExpireOrder::Announce, now);
         }
-        if self.site.catalog.doomed()?.is_empty() {
+        let clock = expire::clock(&self.site, now)?;
+        let mut due = self.site.catalog.doomed()?;
+        due.retain(|doomed| {
+            let (declared, row) = (&in_force.declared, &doomed.row);
+            let grace = expire::grace_of(declared, &doomed.workload, row, clock, now);
+            grace == Grace::Over && (self.ready.contains(&doomed.key()) || is_due(doomed, now))
+        });
+        let due = self.by_node(&in_force.declared, due, now);
+        if due.is_empty() {
             return Ok(());
         }
         // A hold is placed before or after this, never between the verdict and the order.
         let site = Arc::clone(&self.site);
         let _keeping = site.keeping();
         let judged = expire::judge(&site, now)?;
-        let ripe = self.by_node(&in_force.declared, expire::ripe(&site, &judged)?, now);
-        for ((node, copy), doomed) in ripe {
+        let ripe = expire::ripe(&site, &judged)?;
+        let ripe: BTreeSet<(PointId, CopyName)> = ripe.iter().map(Doomed::key).collect();
+        for ((node, copy), mut doomed) in due {
+            doomed.retain(|doomed| ripe.contains(&doomed.key()));
             let (ready, rest): (Vec<Doomed>, Vec<Doomed>) =
                 doomed.into_iter().partition(|doomed| self.ready.contains(&doomed.key()));
             if !ready.is_empty() && !self.asked.contains_key(&node) {
                 self.order_away(&node, &copy, ready, now)?;
             }
-            let due = |doomed: &Doomed| {
-                let again = doomed.row.next_attempt;
-                let longest = now.plus_seconds(ASK_AGAIN_SECONDS);
-                again.is_none_or(|at| at <= now || at > longest)
-            };
-            let due = rest.into_iter().filter(due).collect();
-            self.order(&node, &copy, due, ExpireOrder::Announce, now);
+            self.order(&node, &copy, rest, ExpireOrder::Announce, now);
         }
         Ok(())
     }
@@ -274,4 +278,11 @@ impl Far {
         self.site.end_task(job, outcome, now);
         self.look_at = None;
     }
+}
+
+/// Whether the other site is to be asked (again).
+fn is_due(doomed: &Doomed, now: Timestamp) -> bool {
+    // A date later than the latest means that the clock went back since.
+    let latest = now.plus_seconds(ASK_AGAIN_SECONDS);
+    doomed.row.next_attempt.is_none_or(|at| at <= now || at > latest)
 }
