@@ -164,8 +164,9 @@ impl Reception {
             }
         };
         let Ok(_place) = self.streams.acquire().await else { return Ok(()) };
-        let repo = &self.site.repo;
-        let received = ingest::receive(repo, &mut visit.sender, &mut visit.receiver).await;
+        // Until the point is committed, nothing goes that the agent was told is here.
+        let session = self.site.repo.session();
+        let received = ingest::receive(&session, &mut visit.sender, &mut visit.receiver).await;
         let received = match received {
             Ok(received) => received,
             Err(IngestError::Link(error)) => return Err(error),
