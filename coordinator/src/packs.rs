@@ -18,6 +18,9 @@ pub(crate) async fn serve(
     mut sender: Sender,
     mut receiver: Receiver,
 ) -> Result<(), LinkError> {
+    // The packs of a point that was asked for stay while the asker may fetch them.
+    let session = repo.session();
+    let repo: &Repo = &session;
     while let Some((question, _)) = receiver.next::<FromProxy>().await? {
         let refused = match question {
             FromProxy::Need { point } => send_need(repo, point, &mut sender).await?,

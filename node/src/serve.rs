@@ -44,6 +44,9 @@ pub async fn serve(
     mut sender: Sender,
     mut receiver: Receiver,
 ) -> Result<(), LinkError> {
+    // What is read stays until the reader is done, whatever is collected meanwhile.
+    let session = repo.session();
+    let repo: &Repo = &session;
     let naming = match naming(repo) {
         Ok(naming) => naming,
         Err(refusal) => return refuse(sender, refusal).await,

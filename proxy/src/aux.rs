@@ -31,6 +31,9 @@ pub(crate) fn write_points(
     clock: Arc<dyn Clock>,
     task: &Task,
 ) -> Result<(Progress, String), Refusal> {
+    // What is read stays until the reader is done, whatever is collected meanwhile.
+    let session = repo.session();
+    let repo: &Repo = &session;
     let unavailable = |error: &dyn std::error::Error| refused(RefusalKind::Unavailable, error);
     let order = SetOrder {
         set,

@@ -32,6 +32,9 @@ pub(crate) fn read_point(
     point: PointId,
     task: &Task,
 ) -> Result<(Progress, String), Refusal> {
+    // What is read stays until the reader is done, whatever is collected meanwhile.
+    let session = repo.session();
+    let repo: &Repo = &session;
     let manifest = repo.point(point).map_err(|error| refused(RefusalKind::Damaged, &error))?;
     let root = manifest.body.root;
     let tree = Tree::new(repo.clone(), root);

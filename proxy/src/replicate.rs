@@ -87,6 +87,9 @@ pub(crate) async fn replicate(
     bits_per_second_max: Option<u64>,
 ) -> Result<Progress, ReplicateError> {
     let link = task.uplink.contact().await.ok_or(ReplicateError::Cancelled)?.link;
+    // Packs found or received stay until the point that needs them is committed.
+    let session = repo.session();
+    let repo: &Repo = &session;
     if repo.has_point(point) {
         return Ok(Progress::default());
     }

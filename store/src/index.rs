@@ -12,14 +12,14 @@ mod standing;
 mod state;
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
 use strongroom_protocol::blob::BlobKind;
 use strongroom_protocol::id::{ChunkId, PackId, RepoId};
 
 use crate::disk::{Disk, DiskError};
 use crate::pack::{PackClass, PackEntry, pack_path, read_footer, scan_forward};
+use crate::sync::{AtomicU64, Ordering, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use segment::{Segment, SegmentError};
 use state::State;
 

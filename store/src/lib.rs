@@ -19,6 +19,7 @@ pub mod plan;
 pub mod repo;
 pub mod seal;
 pub mod source;
+mod sync;
 pub mod tape;
 pub mod tree;
 pub mod writer;

@@ -4,11 +4,11 @@
 //! goes on when there is room again. Packs get their name only once their bytes are durable.
 
 mod open_pack;
+mod runner;
 mod settle;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use strongroom_protocol::id::{ChunkId, RepoId};
@@ -19,6 +19,7 @@ use crate::index::{Accept, Index};
 use crate::pack::PackClass;
 use crate::seal::Sealed;
 use open_pack::OpenPack;
+use runner::Runner;
 use settle::Settling;
 
 /// Sizes the writer keeps to.
@@ -78,7 +79,7 @@ pub(crate) struct Writer {
     budget: Arc<ByteBudget>,
     failing: Arc<AtomicBool>,
     index: Arc<Index>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    runner: Runner,
 }
 
 impl Writer {
@@ -103,11 +104,9 @@ impl Writer {
             failure: None,
             failing: Arc::clone(&failing),
         };
-        let thread = std::thread::Builder::new()
-            .name("pack-writer".to_owned())
-            .spawn(move || work.run(&receiver))?;
+        let runner = Runner::start(work, receiver)?;
         let budget = ByteBudget::new(limits.queue_bytes);
-        Ok(Self { sender, budget, failing, index, thread: Mutex::new(Some(thread)) })
+        Ok(Self { sender, budget, failing, index, runner })
     }
 
     /// Queues a record unless the index has its id; waits for room in the queue. While the disk
@@ -141,6 +140,7 @@ impl Writer {
     pub(crate) fn barrier(&self) -> Result<(), WriteError> {
         let (sender, receiver) = bounded(1);
         self.sender.send(Message::Barrier(sender)).map_err(|_| WriteError::Gone)?;
+        self.runner.work_off();
         receiver.recv().map_err(|_| WriteError::Gone)?
     }
 
@@ -152,10 +152,7 @@ impl Writer {
     /// Settles what is open and ends the thread.
     pub(crate) fn stop(&self) {
         drop(self.sender.send(Message::Stop));
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the pack writer ended in a panic");
-        }
+        self.runner.join();
     }
 }
 
@@ -180,29 +177,28 @@ enum Onward {
 }
 
 impl Work {
-    fn run(mut self, receiver: &Receiver<Message>) {
+    /// Does what a message asks, and answers all barriers that wait.
+    fn turn(&mut self, message: Message, receiver: &Receiver<Message>) -> Onward {
         let mut waiting = Vec::new();
-        while let Ok(message) = receiver.recv() {
-            let mut onward = self.take(message, &mut waiting);
-            if !waiting.is_empty() {
-                // What is queued already rides along: one sync answers all its barriers.
-                for message in receiver.try_iter().take(receiver.len()) {
-                    if self.take(message, &mut waiting) == Onward::Stop {
-                        onward = Onward::Stop;
-                    }
-                }
-                let outcome = self.settle();
-                for sender in waiting.drain(..) {
-                    drop(sender.send(outcome.clone()));
+        let mut onward = self.take(message, &mut waiting);
+        if !waiting.is_empty() {
+            // What is queued already rides along: one sync answers all its barriers.
+            for message in receiver.try_iter().take(receiver.len()) {
+                if self.take(message, &mut waiting) == Onward::Stop {
+                    onward = Onward::Stop;
                 }
             }
-            if onward == Onward::Stop {
-                if let Err(error) = self.settle() {
-                    tracing::warn!(%error, "what was not committed could not be kept");
-                }
-                return;
+            let outcome = self.settle();
+            for sender in waiting.drain(..) {
+                drop(sender.send(outcome.clone()));
             }
         }
+        if onward == Onward::Stop
+            && let Err(error) = self.settle()
+        {
+            tracing::warn!(%error, "what was not committed could not be kept");
+        }
+        onward
     }
 
     fn take(

@@ -1,6 +1,6 @@
 //! A disk in memory that remembers what was made durable. It gives crash images (what a machine
 //! could find after losing power at any operation: unsynced writes kept, dropped, torn or
-//! reordered by a seed) and fails operations on order. It refuses nothing a real disk allows.
+//! reordered by a seed), fails operations on order, and is full where it was given an end.
 
 mod image;
 
@@ -62,6 +62,7 @@ struct State {
     next_inode: Inode,
     plan: Option<FaultPlan>,
     locks: HashSet<String>,
+    capacity: Option<u64>,
     base: image::Image,
 }
 
@@ -105,6 +106,11 @@ impl SimDisk {
     /// From now on fails as planned; `None` heals.
     pub fn fail(&self, plan: Option<FaultPlan>) {
         self.state().plan = plan;
+    }
+
+    /// How many bytes of files there is room for; `None` for any number.
+    pub fn set_capacity(&self, capacity: Option<u64>) {
+        self.state().capacity = capacity;
     }
 
     /// What is found when power was lost after the first `ops` changes.
@@ -159,6 +165,13 @@ impl State {
         }
     }
 
+    /// Bytes left, where there is an end to them.
+    fn room(&self) -> Option<u64> {
+        let lengths = self.names.values().filter_map(|inode| self.files.get(inode));
+        let used: usize = lengths.map(Vec::len).sum();
+        self.capacity.map(|capacity| capacity.saturating_sub(used as u64))
+    }
+
     fn require_dir(&self, action: &'static str, path: &str) -> DiskResult<()> {
         let dir = parent(path);
         if dir.is_empty() || self.dirs.contains(dir) { Ok(()) } else { Err(missing(action, path)) }
@@ -195,8 +208,14 @@ impl AppendFile for SimAppend {
     fn append(&mut self, bytes: &[u8]) -> DiskResult<()> {
         let disk = self.disk.clone();
         let mut state = disk.state();
-        let outcome = state.begin("write", &self.path);
-        let written = if outcome.is_ok() { bytes.len() } else { bytes.len() / 2 };
+        let mut outcome = state.begin("write", &self.path);
+        let mut written = if outcome.is_ok() { bytes.len() } else { bytes.len() / 2 };
+        if let Some(room) = state.room().and_then(|room| usize::try_from(room).ok())
+            && room < written
+        {
+            let (action, path, source) = ("write", self.path.clone(), Fault::Full.error());
+            (outcome, written) = (Err(DiskError { action, path, source }), room);
+        }
         self.write(&mut state, bytes.get(..written).unwrap_or_default());
         outcome
     }
@@ -352,7 +371,7 @@ impl Disk for SimDisk {
     }
 
     fn free_bytes(&self) -> Option<u64> {
-        None
+        self.state().room()
     }
 
     fn lock(&self, path: &str) -> DiskResult<Option<Lock>> {

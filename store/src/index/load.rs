@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use strongroom_protocol::id::PackId;
 
@@ -11,6 +10,7 @@ use super::segment::Segment;
 use super::{Index, Losses};
 use crate::disk::{Disk, DiskError, parent};
 use crate::pack::{PackClass, pack_path};
+use crate::sync::Ordering;
 
 impl Index {
     /// Loads the segments whose packs are all in place, or were removed on purpose.

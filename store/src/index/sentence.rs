@@ -4,7 +4,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use strongroom_protocol::id::{ChunkId, PackId};
 
@@ -13,6 +12,7 @@ use super::standing::{Stand, Standing, Tick};
 use super::{Flushable, Index, Row, merge};
 use crate::disk::DiskError;
 use crate::pack::PackClass;
+use crate::sync::Ordering;
 
 /// A segment is written anew when this many of a hundred packs it names are gone.
 const GONE_PERCENT_MAX: usize = 25;
@@ -285,9 +285,29 @@ impl Index {
                 self.disk.remove(input.path())?;
             }
         }
-        let mut state = self.state_mut();
-        let named = state.named_packs();
-        Arc::make_mut(&mut state.standing).forget_gone(&named);
+        self.prune_gone()
+    }
+
+    /// Forgets the packs that no segment names, on disk or in memory.
+    fn prune_gone(&self) -> Result<(), DiskError> {
+        let (known, named) = {
+            let state = self.state();
+            let named = state.named_packs();
+            if state.standing.gone().is_subset(&named) {
+                return Ok(());
+            }
+            let paths = state.segments.iter().map(|segment| segment.path().to_owned());
+            (paths.collect::<HashSet<String>>(), named)
+        };
+        // A segment left behind by an earlier merge would name them at the next opening.
+        for entry in self.disk.list("index")? {
+            let path = format!("index/{}", entry.name);
+            if entry.name.ends_with(".seg") && !known.contains(&path) {
+                self.disk.remove(&path)?;
+            }
+        }
+        self.disk.sync_dir("index")?;
+        Arc::make_mut(&mut self.state_mut().standing).forget_gone(&named);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ mod plan;
 mod repack;
 mod report;
 mod sweep;
+mod tally;
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,7 @@ use super::{Inner, Repo};
 use crate::index::Sentence;
 use mark::Marker;
 use plan::Decision;
+use tally::Tally;
 
 pub use plan::{CollectLimits, CollectionPlan, PackTally};
 pub use report::{Collect, CollectError, CollectReport, Removal, RemovedPack};
@@ -113,13 +115,15 @@ impl Inner {
         self.sweep(marker, &dead, Removal::Unneeded, watch, report)?;
         let Decision { repack, .. } = decision;
         let copied = self.repack(marker, &repack, limits, watch, report)?;
-        self.condemn(marker, &tally, &copied);
+        let packs: Vec<PackId> = copied.iter().map(|(pack, _)| *pack).collect();
+        self.condemn(marker, &tally, &packs);
+        let copied = self.only_copied(&copied)?;
         self.sweep(marker, &copied, Removal::Repacked, watch, report)?;
         report.waiting = self.index.condemned_len();
         Ok(())
     }
 
-    fn condemn(&self, marker: &Marker<'_>, tally: &mark::Tally, packs: &[PackId]) {
+    fn condemn(&self, marker: &Marker<'_>, tally: &Tally, packs: &[PackId]) {
         if !packs.is_empty() {
             let seen = marker.seen();
             self.index.condemn(&Sentence { packs, unneeded: &tally.unneeded, seen });

@@ -151,13 +151,14 @@ impl Inner {
             file => file?,
         };
         let mut readers = self.readers();
-        // One that was collected meanwhile would hold its room as long as it is kept open.
-        if self.index.class(&pack).is_none() {
-            return Ok(file);
-        }
         readers.push_back((pack, Arc::clone(&file)));
         if readers.len() > READERS_MAX {
             readers.pop_front();
+        }
+        drop(readers);
+        // One that was collected meanwhile would hold its room as long as it is kept open.
+        if self.index.class(&pack).is_none() {
+            self.readers().retain(|(held, _)| *held != pack);
         }
         Ok(file)
     }

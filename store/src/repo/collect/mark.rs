@@ -6,83 +6,39 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use strongroom_protocol::blob::Reference;
+use strongroom_protocol::blob::{BlobKind, Reference};
 use strongroom_protocol::id::{ChunkId, PackId, PointId, WorkloadId};
 
 use super::Watch;
-use super::plan::{PackTally, Stage};
 use super::report::{Collect, CollectError};
+use super::tally::Marks;
 use crate::disk::EntryKind;
 use crate::index::{Found, Place, Row, Snapshot, Source, Stand, View};
-use crate::pack::PackClass;
 use crate::repo::{Inner, RepoError};
 
 /// Pages and lists looked up and read at a time.
 const METADATA_BATCH: usize = 8192;
 /// Fewest ids of data looked up at a time.
 const DATA_BATCH_MIN: usize = 65_536;
-/// One id in so many records of the index is gathered before they are looked up: 32 bytes of
-/// each eighth are 4 bytes a record.
+/// One id in so many records of the index is gathered before they are looked up.
 const RECORDS_PER_GATHERED: u64 = 8;
+/// Memory a gathered id takes while it is looked up: some 5 bytes a record.
+const GATHERED_BYTES: usize = size_of::<ChunkId>() + size_of::<usize>() + size_of::<bool>();
 
 /// What is marked.
 pub(super) struct Marker<'a> {
-    inner: &'a Inner,
-    snapshot: Snapshot,
-    marks: Vec<Marks>,
+    pub(super) inner: &'a Inner,
+    pub(super) snapshot: Snapshot,
+    pub(super) marks: Vec<Marks>,
     /// Metadata younger than the snapshot that was visited.
     younger: HashSet<ChunkId>,
-    walked: HashSet<(WorkloadId, PointId)>,
+    pub(super) walked: HashSet<(WorkloadId, PointId)>,
     metadata: Vec<Reference>,
-    data: Vec<Reference>,
+    data: Vec<ChunkId>,
     data_batch: usize,
-    pages: u64,
+    pub(super) pages: u64,
     /// Packs in which something was marked since the tally.
     touched: Option<HashSet<PackId>>,
-}
-
-/// The marks of one source, by rank, and where each of its packs stands.
-struct Marks {
-    bits: Vec<u64>,
-    stands: Vec<Stand>,
-}
-
-impl Marks {
-    fn of(source: &Source, snapshot: &Snapshot) -> Self {
-        let words = usize::try_from(source.len().div_ceil(64)).unwrap_or_default();
-        let stands = source.packs().iter().map(|pack| snapshot.standing.of(pack)).collect();
-        Self { bits: vec![0; words], stands }
-    }
-
-    fn stand(&self, row: &Row) -> Stand {
-        self.stands.get(row.pack as usize).copied().unwrap_or(Stand::Gone)
-    }
-
-    fn is_set(&self, rank: u64) -> bool {
-        let word = self.bits.get(usize::try_from(rank / 64).unwrap_or(usize::MAX));
-        word.is_some_and(|word| word & (1 << (rank % 64)) != 0)
-    }
-
-    /// Sets a mark; whether it was not set before.
-    fn set(&mut self, rank: u64) -> bool {
-        let Some(word) = self.bits.get_mut(usize::try_from(rank / 64).unwrap_or(usize::MAX)) else {
-            return false;
-        };
-        let bit = 1 << (rank % 64);
-        let is_new = *word & bit == 0;
-        *word |= bit;
-        is_new
-    }
-}
-
-/// What the marks say, pack by pack.
-#[derive(Default)]
-pub(super) struct Tally {
-    pub(super) packs: Vec<PackTally>,
-    /// Metadata in place that no point needs.
-    pub(super) unneeded: HashSet<ChunkId>,
-    pub(super) points: u64,
-    pub(super) pages: u64,
 }
 
 /// A record that is needed.
@@ -120,9 +76,9 @@ impl<'a> Marker<'a> {
 
     /// Bytes the marks and the gathered ids take.
     pub(super) fn memory_bytes(&self) -> usize {
-        let marks: usize = self.marks.iter().map(|m| m.bits.len() * 8 + m.stands.len() * 16).sum();
+        let marks: usize = self.marks.iter().map(Marks::memory_bytes).sum();
         let rows: usize = self.snapshot.sources.iter().map(Source::memory_bytes).sum();
-        marks + rows + self.data.capacity() * size_of::<Reference>()
+        marks + rows + self.data.capacity() * GATHERED_BYTES
     }
 
     /// From here on, packs that turn out to be needed are remembered.
@@ -182,7 +138,7 @@ impl<'a> Marker<'a> {
         if reference.kind.is_metadata() {
             self.metadata.push(reference);
         } else {
-            self.data.push(reference);
+            self.data.push(reference.id);
         }
     }
 
@@ -193,8 +149,12 @@ impl<'a> Marker<'a> {
                 return Err(CollectError::Stopped);
             }
             let first = self.metadata.len().saturating_sub(METADATA_BATCH);
-            let batch = self.metadata.split_off(first);
-            let mut fresh = self.resolve(batch)?;
+            let mut batch = self.metadata.split_off(first);
+            batch.sort_unstable_by_key(|reference| reference.id);
+            batch.dedup();
+            let ids: Vec<ChunkId> = batch.iter().map(|reference| reference.id).collect();
+            let of = |at: usize| batch.get(at).map_or(BlobKind::Page, |reference| reference.kind);
+            let mut fresh = self.resolve(&ids, of)?;
             fresh.sort_unstable();
             for Live { place, id } in fresh {
                 self.pages += 1;
@@ -214,28 +174,39 @@ impl<'a> Marker<'a> {
     }
 
     fn resolve_data(&mut self) -> Result<(), CollectError> {
-        let batch = std::mem::take(&mut self.data);
-        let capacity = batch.capacity();
-        self.resolve(batch)?;
-        self.data.reserve(capacity);
+        let mut batch = std::mem::take(&mut self.data);
+        batch.sort_unstable();
+        batch.dedup();
+        self.resolve(&batch, |_| BlobKind::Data)?;
+        batch.clear();
+        self.data = batch;
         Ok(())
     }
 
-    /// Marks these; gives the metadata among them that was not marked before.
-    fn resolve(&mut self, mut batch: Vec<Reference>) -> Result<Vec<Live>, CollectError> {
-        batch.sort_unstable_by_key(|reference| reference.id);
-        batch.dedup();
-        let ids: Vec<ChunkId> = batch.iter().map(|reference| reference.id).collect();
+    /// Marks these, which are sorted; gives the metadata among them that was not marked before.
+    fn resolve(
+        &mut self,
+        ids: &[ChunkId],
+        kind: impl Fn(usize) -> BlobKind,
+    ) -> Result<Vec<Live>, CollectError> {
         let mut wanted: Vec<usize> = (0..ids.len()).collect();
-        let mut hits: Vec<Option<(usize, u64, Row)>> = vec![None; ids.len()];
+        let mut done = vec![false; ids.len()];
         let mut spares: HashMap<usize, (usize, u64, Row)> = HashMap::new();
-        for (number, source) in self.snapshot.sources.iter().enumerate() {
-            let Some(marks) = self.marks.get(number) else { continue };
+        let mut fresh = Vec::new();
+        let mut other_kind = None;
+        for number in 0..self.snapshot.sources.len() {
+            let Some(source) = self.snapshot.sources.get(number) else { break };
+            let Some(marks) = self.marks.get_mut(number) else { break };
+            let touched = &mut self.touched;
             source
-                .visit_sorted(&ids, &wanted, |at, rank, row| match marks.stand(row) {
+                .visit_sorted(ids, &wanted, |at, rank, row| match marks.stand(row) {
                     Stand::InPlace => {
-                        if let Some(hit) = hits.get_mut(at) {
-                            hit.get_or_insert((number, rank, *row));
+                        if let Some(done) = done.get_mut(at).filter(|done| !**done) {
+                            *done = true;
+                            if row.kind != kind(at) {
+                                other_kind = Some(row.id);
+                            }
+                            fresh.extend(marks.mark(source, rank, row, touched));
                         }
                     }
                     Stand::Condemned(_) => {
@@ -244,45 +215,31 @@ impl<'a> Marker<'a> {
                     Stand::Gone => {}
                 })
                 .map_err(RepoError::from)?;
-            wanted.retain(|&at| hits.get(at).is_some_and(Option::is_none));
+            wanted.retain(|&at| done.get(at) == Some(&false));
             if wanted.is_empty() {
                 break;
             }
         }
-        let mut fresh = Vec::new();
         let mut unknown = Vec::new();
-        for (at, (reference, hit)) in batch.iter().zip(hits).enumerate() {
-            match hit.or_else(|| spares.get(&at).copied()) {
-                Some(hit) => fresh.extend(self.mark(*reference, hit)?),
-                None => unknown.push(*reference),
+        for at in wanted {
+            let Some(id) = ids.get(at) else { continue };
+            let spare = spares.get(&at).and_then(|(number, rank, row)| {
+                let source = self.snapshot.sources.get(*number)?;
+                Some((self.marks.get_mut(*number)?, source, *rank, row))
+            });
+            match spare {
+                Some((marks, source, rank, row)) if row.kind == kind(at) => {
+                    fresh.extend(marks.mark(source, rank, row, &mut self.touched));
+                }
+                Some(_) => other_kind = Some(*id),
+                None => unknown.push(Reference { kind: kind(at), id: *id }),
             }
+        }
+        if let Some(id) = other_kind {
+            return Err(missing(id));
         }
         fresh.extend(self.visit_younger(&unknown)?);
         Ok(fresh)
-    }
-
-    fn mark(
-        &mut self,
-        reference: Reference,
-        (number, rank, row): (usize, u64, Row),
-    ) -> Result<Option<Live>, CollectError> {
-        let pack = self
-            .snapshot
-            .sources
-            .get(number)
-            .and_then(|source| source.packs().get(row.pack as usize).copied());
-        let Some(pack) = pack.filter(|_| row.kind == reference.kind) else {
-            return Err(missing(reference));
-        };
-        let is_new = self.marks.get_mut(number).is_some_and(|marks| marks.set(rank));
-        if !is_new {
-            return Ok(None);
-        }
-        if let Some(touched) = &mut self.touched {
-            touched.insert(pack);
-        }
-        let live = Live { place: row.place(pack), id: row.id };
-        Ok(reference.kind.is_metadata().then_some(live))
     }
 
     /// What the snapshot does not have came in since, in packs that this collection does not
@@ -306,101 +263,16 @@ impl<'a> Marker<'a> {
                         fresh.push(Live { place, id: reference.id });
                     }
                 }
-                _ => return Err(missing(*reference)),
+                _ => return Err(missing(reference.id)),
             }
         }
         Ok(fresh)
     }
-
-    /// Sums up what was marked.
-    pub(super) fn tally(&self) -> Result<Tally, CollectError> {
-        let mut packs: HashMap<PackId, PackTally> = HashMap::new();
-        let mut unneeded = HashSet::new();
-        for (source, marks) in self.snapshot.sources.iter().zip(&self.marks) {
-            let mut sums = vec![(0_u64, 0_u64, 0_u64, 0_u64); source.packs().len()];
-            source
-                .visit_all(|rank, row| {
-                    let live = u64::from(marks.is_set(rank));
-                    if let Some(sum) = sums.get_mut(row.pack as usize) {
-                        let bytes = u64::from(row.record_len);
-                        *sum = (sum.0 + 1, sum.1 + live, sum.2 + bytes, sum.3 + bytes * live);
-                    }
-                    if row.kind.is_metadata() && live == 0 && marks.stand(row) != Stand::Gone {
-                        unneeded.insert(row.id);
-                    }
-                })
-                .map_err(RepoError::from)?;
-            for (pack, sum) in source.packs().iter().zip(sums) {
-                let Some(class) = self.inner.index.class(pack).filter(|_| sum.0 > 0) else {
-                    continue;
-                };
-                let tally = packs.entry(*pack).or_insert_with(|| self.begin_tally(*pack, class));
-                tally.records += sum.0;
-                tally.live_records += sum.1;
-                tally.record_bytes += sum.2;
-                tally.live_bytes += sum.3;
-            }
-        }
-        self.keep_unneeded(&mut unneeded)?;
-        let mut packs: Vec<PackTally> = packs.into_values().collect();
-        packs.sort_unstable_by_key(|tally| tally.pack);
-        Ok(Tally { packs, unneeded, points: self.walked.len() as u64, pages: self.pages })
-    }
-
-    fn begin_tally(&self, pack: PackId, class: PackClass) -> PackTally {
-        let unreadable =
-            self.inner.health().unreadable_packs.iter().any(|(damaged, _)| *damaged == pack);
-        let stage = match self.snapshot.standing.of(&pack) {
-            _ if unreadable => Stage::Untouchable,
-            Stand::Condemned(_) if self.snapshot.ripe.contains(&pack) => Stage::Ripe,
-            Stand::Condemned(_) => Stage::Waiting,
-            Stand::InPlace if self.snapshot.settled.contains(&pack) => Stage::Settled,
-            Stand::InPlace | Stand::Gone => Stage::Untouchable,
-        };
-        let (records, live_records, record_bytes, live_bytes) = (0, 0, 0, 0);
-        PackTally { pack, class, records, live_records, record_bytes, live_bytes, stage }
-    }
-
-    /// Drops from the unneeded what is marked in another place.
-    fn keep_unneeded(&self, unneeded: &mut HashSet<ChunkId>) -> Result<(), CollectError> {
-        let mut ids: Vec<ChunkId> = unneeded.iter().copied().collect();
-        ids.sort_unstable();
-        let wanted: Vec<usize> = (0..ids.len()).collect();
-        for (source, marks) in self.snapshot.sources.iter().zip(&self.marks) {
-            source
-                .visit_sorted(&ids, &wanted, |_, rank, row| {
-                    if marks.is_set(rank) {
-                        unneeded.remove(&row.id);
-                    }
-                })
-                .map_err(RepoError::from)?;
-        }
-        Ok(())
-    }
-
-    /// The records of these packs that are needed, in the order they lie.
-    pub(super) fn live_in(&self, wanted: &[PackId]) -> Result<Vec<Live>, CollectError> {
-        let wanted: HashSet<&PackId> = wanted.iter().collect();
-        let mut live = Vec::new();
-        for (source, marks) in self.snapshot.sources.iter().zip(&self.marks) {
-            let packs = source.packs();
-            source
-                .visit_all(|rank, row| {
-                    let pack = packs.get(row.pack as usize).filter(|pack| wanted.contains(pack));
-                    if let Some(pack) = pack.filter(|_| marks.is_set(rank)) {
-                        live.push(Live { place: row.place(*pack), id: row.id });
-                    }
-                })
-                .map_err(RepoError::from)?;
-        }
-        live.sort_unstable();
-        Ok(live)
-    }
 }
 
-fn missing(reference: Reference) -> CollectError {
+fn missing(id: ChunkId) -> CollectError {
     let reason = "a point needs it and it is not here".to_owned();
-    CollectError::Doubtful { subject: format!("blob {}", reference.id), reason }
+    CollectError::Doubtful { subject: format!("blob {id}"), reason }
 }
 
 fn doubtful(subject: String, error: &RepoError) -> CollectError {

@@ -7,7 +7,7 @@ use std::fmt;
 
 use strongroom_protocol::id::PackId;
 
-use super::mark::Tally;
+use super::tally::Tally;
 use crate::pack::{PackClass, pack_bytes};
 
 /// When packs are copied, and how much at a time.

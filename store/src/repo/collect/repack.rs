@@ -16,8 +16,11 @@ use crate::pack::hash_file;
 use crate::repo::{Inner, RepoError};
 use crate::seal::{RecordHead, Sealed};
 
+/// A pack and what of it was copied.
+pub(super) type Copied = (PackId, Vec<ChunkId>);
+
 impl Inner {
-    /// Copies; gives the packs of which nothing is needed any more. It stops early when told
+    /// Copies; gives the packs of which everything needed was copied. It stops early when told
     /// to, or when there is no room: what was copied by then counts.
     pub(super) fn repack(
         &self,
@@ -26,19 +29,22 @@ impl Inner {
         limits: &CollectLimits,
         watch: Watch<'_>,
         report: &mut CollectReport,
-    ) -> Result<Vec<PackId>, CollectError> {
+    ) -> Result<Vec<Copied>, CollectError> {
         if packs.is_empty() {
             return Ok(Vec::new());
         }
         let live = marker.live_in(packs)?;
-        let mut copied: Vec<&[Live]> = Vec::new();
+        let mut copied: Vec<Copied> = Vec::new();
         for records in live.chunk_by(|one, next| one.place.pack == next.place.pack) {
             if watch(Collect::Repacking { bytes: report.copied_bytes }) == ControlFlow::Break(()) {
                 report.stopped = true;
                 break;
             }
             match self.copy_pack(records, limits, report) {
-                Ok(true) => copied.push(records),
+                Ok(true) => {
+                    let ids = records.iter().map(|live| live.id).collect();
+                    copied.extend(records.first().map(|live| (live.place.pack, ids)));
+                }
                 Ok(false) => report.damaged.extend(records.first().map(|live| live.place.pack)),
                 Err(error) if error.is_full() => break,
                 Err(error) => return Err(error.into()),
@@ -46,11 +52,11 @@ impl Inner {
         }
         match self.writer()?.barrier().map_err(RepoError::from) {
             Ok(()) => {}
-            // What came as far as the disk is found below.
+            // What came as far as the disk is found by who looks for it.
             Err(error) if error.is_full() => tracing::warn!(%error, "no room to repack"),
             Err(error) => return Err(error.into()),
         }
-        self.only_copied(&copied)
+        Ok(copied)
     }
 
     /// Copies the needed records of one pack; false when the pack is not whole.
@@ -82,20 +88,22 @@ impl Inner {
         Ok(true)
     }
 
-    /// The packs whose needed records all lie in packs that stay.
-    fn only_copied(&self, copied: &[&[Live]]) -> Result<Vec<PackId>, CollectError> {
-        let pack_of = |records: &&[Live]| records.first().map(|live| live.place.pack);
-        let leaving: HashSet<PackId> = copied.iter().filter_map(pack_of).collect();
+    /// Those of the packs, condemned now, of which everything needed lies in another pack;
+    /// the rest stays after all.
+    pub(super) fn only_copied(&self, copied: &[Copied]) -> Result<Vec<PackId>, CollectError> {
+        let leaving: HashSet<PackId> = copied.iter().map(|(pack, _)| *pack).collect();
         let mut emptied = Vec::new();
-        for records in copied {
-            let ids: Vec<ChunkId> = records.iter().map(|live| live.id).collect();
-            let found = self.index.lookup(&ids, View::Reader).map_err(RepoError::from)?;
+        for (pack, ids) in copied {
+            let found = self.index.lookup(ids, View::Reader).map_err(RepoError::from)?;
             let stays = |found: &Found| match found {
                 Found::At(place) => !leaving.contains(&place.pack),
                 Found::Absent | Found::Pending(_) => false,
             };
             if found.iter().all(stays) {
-                emptied.extend(pack_of(records));
+                emptied.push(*pack);
+            } else {
+                tracing::warn!(%pack, "not everything was copied out of a pack");
+                self.index.rescue(pack);
             }
         }
         Ok(emptied)

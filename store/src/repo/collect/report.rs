@@ -2,7 +2,7 @@
 
 use strongroom_protocol::id::PackId;
 
-use super::mark::Tally;
+use super::tally::Tally;
 use crate::pack::PackClass;
 use crate::repo::RepoError;
 
