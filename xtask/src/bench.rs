@@ -1,135 +1,289 @@
-//! The whole against a peer on the same trees in the same run: `strongroom try`, which crosses
-//! the wire twice, in turn with restic writing straight into a directory. Prints seconds and
-//! sizes side by side; judges nothing. What is not installed is said and left out.
+//! The whole against its peers, on the same trees in the same run: protect, again, after a
+//! change, restore, verify. Ours crosses the wire and a second site; theirs write into a
+//! directory. Every figure goes into a table of medians with ratios; it judges nothing.
+
+mod bare;
+mod data;
+mod measure;
+mod ours;
+mod peer;
+mod table;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
-use crate::kill::mib;
 use crate::sites::Profile;
+use data::Data;
+use measure::Cost;
+use peer::Peer;
+use table::Row;
+
+pub(crate) use measure::peak_bytes;
 
 /// What the measurement may be told.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The trees to protect; they are only read
-    #[arg(required = true)]
-    trees: Vec<PathBuf>,
-    /// Runs of each, in turn
+    /// Which trees
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "d1,d3,d4")]
+    data: Vec<Data>,
+    /// Which peers; those that are not installed are said and left out
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "restic,borg,bupstash,conserve,rustic,tar,rsync"
+    )]
+    peers: Vec<Peer>,
+    /// Runs of everything; the table has medians
     #[arg(long, default_value_t = 1)]
     runs: u32,
-    /// Where repositories and restores are made; a temporary directory if not told
+    /// Which steps; those before a step are run in any case
+    #[arg(long, value_enum)]
+    until: Option<Step>,
+    /// Where trees, repositories and restores are made; the trees stay for the next time
+    #[arg(long, default_value = "/var/tmp/strongroom-bench")]
+    dir: PathBuf,
+    /// Peers that no package brings, as DIR/NAME/bin/NAME
     #[arg(long)]
-    dir: Option<PathBuf>,
+    tools: Option<PathBuf>,
     /// This program, instead of building one
     #[arg(long)]
     exe: Option<PathBuf>,
+    /// Do not wait until others leave the processors alone
+    #[arg(long)]
+    busy: bool,
+    /// A file that rows are appended to; the table is of all rows in it
+    #[arg(long)]
+    rows: Option<PathBuf>,
+    /// Only print the table of the rows that are there
+    #[arg(long, requires = "rows")]
+    table: bool,
+    /// What the bare machine does, for a process that is measured
+    #[arg(long, hide = true)]
+    bare: Option<String>,
+    #[arg(hide = true)]
+    paths: Vec<PathBuf>,
 }
 
-/// One program's figures on one tree.
-struct Figures {
-    who: &'static str,
-    first_seconds: f64,
-    again_seconds: f64,
-    restore_seconds: f64,
-    stored_bytes: u64,
+/// What is measured, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Step {
+    First,
+    Replicate,
+    Again,
+    Changed,
+    Restore,
+    InPlace,
+    Verify,
 }
 
-/// Runs everything and prints a line a run.
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let exe = arguments.exe.clone().map_or_else(|| Profile::Release.build(), Ok)?;
-    let restic = Command::new("restic").arg("version").output().ok();
-    let version = restic.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned());
-    println!("peer: {}", version.as_deref().unwrap_or("restic is not installed and is left out"));
-    println!(
-        "{:<12} {:>9} {:>9} {:>9} {:>11}  tree",
-        "", "first s", "again s", "restore s", "stored"
-    );
-    for _ in 0..arguments.runs {
-        for tree in &arguments.trees {
-            let dir = match &arguments.dir {
-                Some(dir) => tempfile::Builder::new().prefix("bench-").tempdir_in(dir)?,
-                None => tempfile::tempdir()?,
-            };
-            if version.is_some() {
-                print(&with_restic(tree, dir.path())?, tree);
-            }
-            print(&with_strongroom(&exe, tree, dir.path())?, tree);
+impl Step {
+    const ALL: [Self; 7] = [
+        Self::First,
+        Self::Replicate,
+        Self::Again,
+        Self::Changed,
+        Self::Restore,
+        Self::InPlace,
+        Self::Verify,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::First => "first protect",
+            Self::Replicate => "replicate and read back",
+            Self::Again => "again, nothing changed",
+            Self::Changed => "again, a little changed",
+            Self::Restore => "restore, empty directory",
+            Self::InPlace => "restore in place, v1 to v2",
+            Self::Verify => "verify everything",
         }
     }
-    Ok(())
 }
 
-fn print(figures: &Figures, tree: &Path) {
-    let Figures { who, first_seconds, again_seconds, restore_seconds, stored_bytes } = figures;
-    println!(
-        "{who:<12} {first_seconds:>9.2} {again_seconds:>9.2} {restore_seconds:>9.2} {:>11}  {}",
-        mib(*stored_bytes),
-        tree.display()
-    );
+/// What a step of a tool came to.
+struct Figures {
+    cost: Cost,
+    stored_bytes: u64,
+    note: String,
 }
 
-fn timed(command: &mut Command) -> Result<f64> {
-    let began = Instant::now();
-    let status = command.stdout(Stdio::null()).status().with_context(|| format!("{command:?}"))?;
-    if !status.success() {
-        bail!("{command:?} ended with {status}");
+/// Whatever can be measured: a peer, ourselves, the bare machine.
+trait Tool {
+    /// Runs one step; none if the tool has no such thing.
+    fn step(&mut self, step: Step) -> Result<Option<Figures>>;
+}
+
+/// Where a tool works: everything in it is made for it and removed behind it.
+struct Place {
+    /// What is protected: v1, later v2, always under this path.
+    tree: PathBuf,
+    restored: PathBuf,
+    own: PathBuf,
+}
+
+/// The bounded slice that every checkout passes: ourselves and the bare machine on a tiny tree,
+/// so that the measurement itself keeps working and what it restores is compared.
+pub(crate) fn slice() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    run(&Arguments {
+        data: vec![Data::Tiny],
+        peers: Vec::new(),
+        runs: 1,
+        until: None,
+        dir: dir.path().to_owned(),
+        tools: None,
+        exe: Some(Profile::Dev.build()?),
+        busy: true,
+        rows: None,
+        table: false,
+        bare: None,
+        paths: Vec::new(),
+    })
+}
+
+/// Runs everything, or one piece of it for somebody who measures.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let (Some(what), [from, to]) = (&arguments.bare, arguments.paths.as_slice()) {
+        return bare::act(what, from, to);
     }
-    Ok(began.elapsed().as_secs_f64())
-}
-
-fn with_restic(tree: &Path, dir: &Path) -> Result<Figures> {
-    let repo = dir.join("restic");
-    let restic = |words: &[&str]| {
-        let mut command = Command::new("restic");
-        command.arg("-q").arg("-r").arg(&repo).args(words).env("RESTIC_PASSWORD", "bench");
-        command
-    };
-    timed(&mut restic(&["init"]))?;
-    let first_seconds = timed(restic(&["backup"]).arg(tree))?;
-    let stored_bytes = bytes_below(&repo)?;
-    let again_seconds = timed(restic(&["backup"]).arg(tree))?;
-    let restored = dir.join("restic-restored");
-    let restore_seconds = timed(restic(&["restore", "latest", "--target"]).arg(&restored))?;
-    std::fs::remove_dir_all(&restored)?;
-    std::fs::remove_dir_all(&repo)?;
-    Ok(Figures { who: "restic", first_seconds, again_seconds, restore_seconds, stored_bytes })
-}
-
-fn with_strongroom(exe: &Path, tree: &Path, dir: &Path) -> Result<Figures> {
-    let lab = dir.join("lab");
-    let mut command = Command::new(exe);
-    command.arg("--json").arg("try").arg(tree).arg("--dir").arg(&lab);
-    let said = command.stderr(Stdio::null()).output().context("cannot run strongroom")?;
-    if !said.status.success() {
-        bail!("strongroom try {} ended with {}", tree.display(), said.status);
+    if let (true, Some(rows)) = (arguments.table, &arguments.rows) {
+        return table::print(&table::read(rows)?);
     }
-    let told: Value = serde_json::from_slice(&said.stdout)?;
-    let seconds = |stage: &str| {
-        let stages = told["stages"].as_array().into_iter().flatten();
-        let found = stages.into_iter().find(|row| row["stage"] == stage);
-        found.and_then(|row| row["seconds"].as_f64()).with_context(|| format!("no stage {stage}"))
+    let exe = arguments.exe.clone().map_or_else(|| Profile::Release.build(), Ok)?;
+    let mut peers = Vec::new();
+    for peer in &arguments.peers {
+        match peer.find(arguments.tools.as_deref()) {
+            Some(program) => {
+                println!("peer: {} ({})", peer.as_str(), peer.version(&program));
+                peers.push((*peer, program));
+            }
+            None => println!("peer: {} is not installed and is left out", peer.as_str()),
+        }
+    }
+    let top = arguments.dir.join("data");
+    let mut rows = Vec::new();
+    for run in 0..arguments.runs {
+        for data in &arguments.data {
+            let made = data.make(&top)?;
+            let bench = Bench { arguments, made: &made, data: *data, run };
+            // Ourselves last and the first peer before it: what is compared most is measured
+            // at most minutes apart.
+            for (peer, program) in peers.iter().rev() {
+                let begin = |place: &Place| -> Result<Vec<Row>> {
+                    let mut tool = peer::AtWork::begin(*peer, program.clone(), place)?;
+                    bench.steps(peer.as_str(), &mut tool, place)
+                };
+                // A peer that fails is left out from there on; what it did before counts.
+                match bench.tool(begin) {
+                    Ok(more) => rows.extend(more),
+                    Err(error) => println!("{} is left out: {error:#}", peer.as_str()),
+                }
+            }
+            rows.extend(bench.tool(|place| {
+                bench.steps("strongroom", &mut ours::Ours::begin(&exe, place)?, place)
+            })?);
+            rows.extend(
+                bench.tool(|place| bench.steps("bare", &mut bare::Bare::begin(place)?, place))?,
+            );
+        }
+    }
+    let all = match &arguments.rows {
+        Some(file) => table::read(file)?,
+        None => rows,
     };
-    let figures = Figures {
-        who: "strongroom",
-        first_seconds: seconds("protect")?,
-        again_seconds: seconds("protect again, nothing changed")?,
-        restore_seconds: seconds("restore from the primary snap")?,
-        stored_bytes: told["stages"][1]["stored_bytes"].as_u64().unwrap_or_default(),
-    };
-    std::fs::remove_dir_all(&lab)?;
-    Ok(figures)
+    table::print(&all)
 }
 
-fn bytes_below(dir: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for entry in std::fs::read_dir(dir)? {
-        let meta = entry?;
-        let kind = meta.file_type()?;
-        bytes += if kind.is_dir() { bytes_below(&meta.path())? } else { meta.metadata()?.len() };
+/// One run over one data set.
+struct Bench<'a> {
+    arguments: &'a Arguments,
+    made: &'a Path,
+    data: Data,
+    run: u32,
+}
+
+impl Bench<'_> {
+    /// Gives a tool its place and takes everything away behind it.
+    fn tool(&self, work: impl FnOnce(&Place) -> Result<Vec<Row>>) -> Result<Vec<Row>> {
+        let dir = tempfile::Builder::new().prefix("run-").tempdir_in(&self.arguments.dir)?;
+        // The tree stays for the next tool: what has not changed keeps its inode and its ctime.
+        let tree = self.arguments.dir.join("tree").join(self.data.as_str());
+        let (restored, own) = (dir.path().join("restored"), dir.path().join("own"));
+        std::fs::create_dir_all(&own)?;
+        let place = Place { tree, restored, own };
+        data::bring(&self.made.join("v1"), &place.tree)?;
+        let rows = work(&place)?;
+        drop(dir);
+        rustix::fs::sync();
+        Ok(rows)
     }
-    Ok(bytes)
+
+    /// All steps of one tool, each once everything is quiet and warm.
+    fn steps(&self, tool: &str, doing: &mut dyn Tool, place: &Place) -> Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        let last = self.arguments.until.unwrap_or(Step::Verify);
+        for step in Step::ALL.into_iter().filter(|step| *step <= last) {
+            match step {
+                Step::Changed => data::bring(&self.made.join("v2"), &place.tree)?,
+                Step::InPlace => self.make_old(tool, place)?,
+                _ => {}
+            }
+            // A copy to the other site begins by itself: it is not waited for.
+            if step != Step::Replicate {
+                rustix::fs::sync();
+                data::warm(&place.tree)?;
+                if !self.arguments.busy {
+                    measure::quiet()?;
+                }
+            }
+            let figures = doing
+                .step(step)
+                .with_context(|| format!("{tool}, {}, {}", self.data.as_str(), step.as_str()))?;
+            let Some(figures) = figures else { continue };
+            let row = Row::new(self.run, self.data, tool, step, figures);
+            row.say();
+            if let Some(file) = &self.arguments.rows {
+                row.append(file)?;
+            }
+            rows.push(row);
+            if matches!(step, Step::Restore | Step::InPlace) {
+                self.compare(tool, step, place)?;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// For a restore in place: what was restored, gone back to v1.
+    fn make_old(&self, tool: &str, place: &Place) -> Result<()> {
+        match (tool, restored_root(place)) {
+            ("strongroom", Some(root)) => data::bring(&self.made.join("v1"), &root),
+            _ => Ok(()),
+        }
+    }
+
+    /// What came back is what was there; a restore in place removes nothing of its own accord.
+    fn compare(&self, tool: &str, step: Step, place: &Place) -> Result<()> {
+        let Some(root) = restored_root(place) else { bail!("{tool} restored nothing") };
+        let mut diff = Command::new("diff");
+        diff.args(["-r", "-q", "--no-dereference"]).arg(&root).arg(&place.tree);
+        let text = String::from_utf8(diff.output()?.stdout)?;
+        let left = format!("Only in {}", root.display());
+        let more = |line: &&str| step != Step::InPlace || !line.starts_with(&left);
+        let found: Vec<&str> = text.lines().filter(more).take(3).collect();
+        if !found.is_empty() {
+            bail!("{tool} restored something else: {}", found.join("; "));
+        }
+        Ok(())
+    }
+}
+
+/// Where below the target the tree itself begins: some keep the path above it.
+fn restored_root(place: &Place) -> Option<PathBuf> {
+    let below = |path: &Path| place.restored.join(path.strip_prefix("/").unwrap_or(path));
+    let name = place.tree.file_name()?;
+    let places = [below(&place.tree), place.restored.join(name), place.restored.clone()];
+    places.into_iter().find(|path| path.is_dir())
 }

@@ -10,6 +10,7 @@ mod kill;
 mod lint;
 mod packages;
 mod parts;
+mod random;
 mod relay;
 mod scale;
 mod sites;
@@ -26,7 +27,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Measure the whole against restic on the same trees in the same run
+    /// Measure the whole against its peers on the same trees in the same run
     Bench(bench::Arguments),
     /// Feed mutated bytes to every parser of outside bytes, on the stable toolchain
     Fuzz(fuzz::Arguments),

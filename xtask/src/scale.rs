@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use crate::kill::mib;
-use crate::sites::{Profile, Role, Sites};
+use crate::sites::{Profile, Role, Sites, Way};
 
 /// What each process may take at its peak.
 const AGENT_BYTES_MAX: u64 = 128 << 20;
@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let bytes = make(&tree, arguments.files, arguments.flat)?;
     let shape = if arguments.flat { "one directory" } else { "directories of 1000" };
     println!("{} files in {shape}, {}", arguments.files, mib(bytes));
-    let mut sites = Sites::raise(&exe, &dir.join("sites"), &tree)?;
+    let mut sites = Sites::raise(&exe, &dir.join("sites"), &tree, Way::Direct)?;
     protect(&mut sites, arguments.files, "first run")?;
     let began = Instant::now();
     let copy = sites.replicated(Some("readable"))?;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::bench::peak_bytes;
 use crate::parts::{cargo, must, root};
 use crate::relay::Relay;
 
@@ -74,22 +75,34 @@ impl Profile {
     }
 }
 
+/// How the nodes reach the coordinator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Through a relay that counts bytes and is in the way of speed.
+    Counted,
+    Direct,
+}
+
 /// Two sites, their processes, and an operator.
 pub(crate) struct Sites {
     pub(crate) dir: PathBuf,
     exe: PathBuf,
-    /// Between the coordinator and everybody who dials it.
-    pub(crate) relay: Relay,
+    /// Between the coordinator and everybody who dials it, where bytes are counted.
+    relay: Option<Relay>,
     running: BTreeMap<Role, Child>,
 }
 
 impl Sites {
     /// Makes an organisation in `dir`, starts its nodes, and protects `source` by hand only.
-    pub(crate) fn raise(exe: &Path, dir: &Path, source: &Path) -> Result<Self> {
+    pub(crate) fn raise(exe: &Path, dir: &Path, source: &Path, way: Way) -> Result<Self> {
         std::fs::create_dir_all(dir.join("logs"))?;
         let (coordinator, proxy) = (free_address()?, free_address()?.to_string());
-        let relay = Relay::start(coordinator)?;
-        let (listen, dialled) = (coordinator.to_string(), relay.address().to_string());
+        let relay = match way {
+            Way::Counted => Some(Relay::start(coordinator)?),
+            Way::Direct => None,
+        };
+        let listen = coordinator.to_string();
+        let dialled = relay.as_ref().map_or(coordinator, Relay::address).to_string();
         // The program is copied: a build meanwhile must not change what is tested.
         let own = dir.join("strongroom");
         std::fs::copy(exe, &own).with_context(|| format!("{}", exe.display()))?;
@@ -148,13 +161,19 @@ impl Sites {
         Ok(())
     }
 
+    /// The process of a node.
+    pub(crate) fn pid(&self, role: Role) -> Result<u32> {
+        Ok(self.running.get(&role).context("not running")?.id())
+    }
+
     /// Peak memory of a node so far, in bytes.
     pub(crate) fn peak_bytes(&self, role: Role) -> Result<u64> {
-        let child = self.running.get(&role).context("not running")?;
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix("kB")).context("no VmHWM")?;
-        Ok(kib.trim().parse::<u64>()? * 1024)
+        peak_bytes(self.pid(role)?)
+    }
+
+    /// Counts what the coordinator says and hears.
+    pub(crate) fn relay(&self) -> Result<&Relay> {
+        self.relay.as_ref().context("the sites were raised without a relay")
     }
 
     /// A node that ended by itself is a failure.
@@ -167,12 +186,17 @@ impl Sites {
         Ok(())
     }
 
-    /// Runs the program as the operator.
-    pub(crate) fn text(&self, arguments: &[&str]) -> Result<String> {
+    /// The program as the operator runs it.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.exe);
         command.arg("--home").arg(self.dir.join("operator")).args(arguments);
         command.env("STRONGROOM_PASSPHRASE", "a passphrase of the campaign").stdin(Stdio::null());
-        let output = command.output().context("cannot run the program")?;
+        command
+    }
+
+    /// Runs the program as the operator.
+    pub(crate) fn text(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command(arguments).output().context("cannot run the program")?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             bail!("`strongroom {}` failed: {}", arguments.join(" "), said.trim());

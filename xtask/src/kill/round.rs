@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::mib;
-use super::tree::{Manifest, Random, Tree, compare};
-use crate::sites::{Role, Sites, copy_of};
+use super::tree::{Manifest, Tree, compare};
+use crate::random::Random;
+use crate::sites::{Role, Sites, Way, copy_of};
 
 /// Every so many points one is restored from both sites at once, not only at the end.
 const RESTORE_EVERY: usize = 5;
@@ -75,7 +76,7 @@ impl Campaign {
     pub(crate) fn begin(exe: &Path, dir: &Path, bytes: u64, part: u64, seed: u64) -> Result<Self> {
         let source = dir.join("tree");
         let tree = Tree::make(&source, bytes, seed)?;
-        let sites = Sites::raise(exe, &dir.join("sites"), &source)?;
+        let sites = Sites::raise(exe, &dir.join("sites"), &source, Way::Counted)?;
         let random = Random::new(seed.wrapping_add(1));
         let (undisturbed, points, kills) = (Vec::new(), Vec::new(), Vec::new());
         let mut campaign = Self { sites, tree, random, undisturbed, points, kills, restored: 0 };
@@ -86,17 +87,17 @@ impl Campaign {
     }
 
     fn measure(&mut self, fresh_bytes: u64) -> Result<()> {
-        let (up, down) = (self.sites.relay.up_bytes(), self.sites.relay.down_bytes());
+        let (up, down) = (self.sites.relay()?.up_bytes(), self.sites.relay()?.down_bytes());
         let began = Instant::now();
         let job = self.sites.protect()?;
         self.sites.finished(&job)?;
         let took = began.elapsed();
-        let wire_bytes = self.sites.relay.up_bytes() - up;
+        let wire_bytes = self.sites.relay()?.up_bytes() - up;
         let protect = Undisturbed { fresh_bytes, wire_bytes, took };
         let began = Instant::now();
         self.sites.replicated(None)?;
         let took = began.elapsed();
-        let wire_bytes = self.sites.relay.down_bytes() - down;
+        let wire_bytes = self.sites.relay()?.down_bytes() - down;
         let replication = Undisturbed { fresh_bytes, wire_bytes, took };
         println!(
             "undisturbed, {} new: protect {:.1} s, {} up; replication {:.1} s, {} down",
@@ -118,18 +119,18 @@ impl Campaign {
                 return Ok(());
             }
             let fresh = self.tree.rewrite(fresh)?;
-            let (up, down) = (self.sites.relay.up_bytes(), self.sites.relay.down_bytes());
+            let (up, down) = (self.sites.relay()?.up_bytes(), self.sites.relay()?.down_bytes());
             let job = self.sites.protect()?;
             let hit = self.hit(&left, Phase::Protect, fresh, |sites| {
                 Ok(!sites.job(&job)?["ended"].is_null())
             })?;
             self.sites.finished(&job)?;
-            self.book(hit, fresh, self.sites.relay.up_bytes() - up, &mut left);
+            self.book(hit, fresh, self.sites.relay()?.up_bytes() - up, &mut left);
             let hit = self.hit(&left, Phase::Replication, fresh, |sites| {
                 Ok(copy_of(&sites.latest()?, "secondary")["state"] == "present")
             })?;
             self.sites.replicated(None)?;
-            self.book(hit, fresh, self.sites.relay.down_bytes() - down, &mut left);
+            self.book(hit, fresh, self.sites.relay()?.down_bytes() - down, &mut left);
             self.acknowledge()?;
         }
         bail!("no moment within the work was found in {TRIES} tries")

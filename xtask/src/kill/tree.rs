@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::random::Random;
+
 /// Small files beside the large ones: one in so many.
 const SMALL_EVERY: usize = 4;
 const SMALL_BYTES_MAX: u64 = 20_000;
@@ -22,27 +24,6 @@ const DIRECTORY_FILES: usize = 50;
 
 /// Every file of a point, with its hash.
 pub(crate) type Manifest = BTreeMap<PathBuf, blake3::Hash>;
-
-/// Any spread will do here; the same seed gives the same tree.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) const fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    const fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Less than `end`.
-    pub(crate) const fn below(&mut self, end: u64) -> u64 {
-        if end == 0 { 0 } else { self.next() % end }
-    }
-}
 
 /// The tree on disk and what is in it now.
 pub(crate) struct Tree {
