@@ -64,7 +64,8 @@ fn one_run(fault: Fault, first: usize, count: usize) -> usize {
         for (_, point) in repo.points().unwrap() {
             let number = point.as_bytes()[0];
             assert!(!removed.contains(&number), "{name}: {number} is back");
-            check_point(&repo, number).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+            let checked = check_point(&repo, number);
+            checked.unwrap_or_else(|error| panic!("{name}: {number}: {error:?}"));
         }
         // Two tries: the first may meet the report of what failed before.
         if try_collect(&repo).is_err() {

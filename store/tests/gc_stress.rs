@@ -16,9 +16,9 @@ use strongroom_store::disk::LocalDisk;
 use strongroom_store::repo::{CollectLimits, Depth, Repo};
 
 const WRITERS: u8 = 4;
-const POINTS_EACH: u8 = 60;
+const POINTS_EACH: u8 = 150;
 /// Trees there are: every one is sent again and again, and shares much with its neighbours.
-const TREES: u64 = 12;
+const TREES: u64 = 30;
 
 struct Shared {
     repo: Repo,
@@ -37,6 +37,8 @@ fn write(shared: &Shared, writer: u8) {
         let point =
             PointId::from_bytes([writer + 1, round, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         let session = shared.repo.session();
+        // Asked before the rest is sent: what is here now must be here at the end.
+        drop(session.has(&[tree(number).id()]).unwrap());
         send(&session, &tree(number)).unwrap();
         let manifest = manifest(point, &[tree(number).reference()]);
         session.commit_point(WORKLOAD, point, &manifest).unwrap();
@@ -106,7 +108,7 @@ fn writers_never_notice_that_others_remove_and_collect() {
     println!(
         "{collections} collections, {removed} packs removed, {rescued} rescued, {waiting} waited for"
     );
-    assert!(removed > 50, "{removed} packs removed: the test proved too little");
+    assert!(removed > 20, "{removed} packs removed: the test proved too little");
     let Shared { repo, points, .. } = shared;
     let points = points.into_inner().unwrap();
     let check = |repo: &Repo| {

@@ -50,13 +50,17 @@ impl Inner {
                 Err(error) => return Err(error.into()),
             }
         }
-        match self.writer()?.barrier().map_err(RepoError::from) {
-            Ok(()) => {}
-            // What came as far as the disk is found by who looks for it.
-            Err(error) if error.is_full() => tracing::warn!(%error, "no room to repack"),
-            Err(error) => return Err(error.into()),
+        // What the first barrier could not keep is lost, and found missing by who looks for it;
+        // but nothing may rest on names that are not known to be durable.
+        let writer = self.writer()?;
+        match writer.barrier().or_else(|_| writer.barrier()).map_err(RepoError::from) {
+            Ok(()) => Ok(copied),
+            Err(error) if error.is_full() => {
+                tracing::warn!(%error, "no room to repack");
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error.into()),
         }
-        Ok(copied)
     }
 
     /// Copies the needed records of one pack; false when the pack is not whole.

@@ -34,6 +34,10 @@ impl Inner {
             return Ok(());
         }
         marker.mark_points(watch)?;
+        // The marks may rest on packs whose names are not durable yet; a second barrier is asked
+        // for because the first reports what was lost before.
+        let writer = self.writer()?;
+        writer.barrier().or_else(|_| writer.barrier()).map_err(RepoError::from)?;
         self.sync_points().map_err(RepoError::from)?;
         let (needed, unneeded): (Vec<PackId>, Vec<PackId>) =
             packs.into_iter().partition(|pack| marker.was_touched(pack));

@@ -108,6 +108,12 @@ impl Marker<'_> {
                 tally.live_bytes += sum.3;
             }
         }
+        // A pack of which the index knows no record: all of them lie elsewhere too.
+        for pack in self.snapshot.settled.union(&self.snapshot.ripe) {
+            if let Some(class) = self.inner.index.class(pack) {
+                packs.entry(*pack).or_insert_with(|| self.begin_tally(*pack, class));
+            }
+        }
         self.keep_unneeded(&mut unneeded)?;
         let mut packs: Vec<PackTally> = packs.into_values().collect();
         packs.sort_unstable_by_key(|tally| tally.pack);
