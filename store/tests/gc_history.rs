@@ -134,7 +134,7 @@ impl World {
         assert_eq!(found, self.points);
     }
 
-    fn check(&mut self) {
+    fn check(&self) {
         for number in &self.points {
             check_point(self.repo(), *number).unwrap();
         }

@@ -25,6 +25,8 @@ pub(super) const CHECK_BYTES: usize = BLOCK_BYTES - BLOCK_ENTRIES * ENTRY_BYTES;
 const DOUBT_BIT: u32 = 1 << 31;
 const KIND_SHIFT: u32 = 28;
 const LENGTH_MASK: u32 = (1 << KIND_SHIFT) - 1;
+/// Blocks read at once where most are wanted.
+const WINDOW_BLOCKS: usize = 32;
 /// Most packs of one segment: bounds what a damaged head can ask for.
 const PACKS_MAX: u32 = 1 << 24;
 
@@ -120,16 +122,27 @@ impl Segment {
     /// The entries of one block.
     pub(super) fn block(&self, block: usize) -> Result<Vec<u8>, SegmentError> {
         let mut bytes = vec![0; BLOCK_BYTES];
-        let at = self.blocks_at + (block * BLOCK_BYTES) as u64;
-        self.file.read_exact_at(&mut bytes, at)?;
-        let (entries, found) = bytes.split_at(BLOCK_BYTES - CHECK_BYTES);
+        self.file.read_exact_at(&mut bytes, self.at(block))?;
+        bytes.truncate(self.checked(block, &bytes)?.len());
+        Ok(bytes)
+    }
+
+    const fn at(&self, block: usize) -> u64 {
+        self.blocks_at + (block * BLOCK_BYTES) as u64
+    }
+
+    /// The entries of a block that was read, if its check holds.
+    fn checked<'a>(&self, block: usize, bytes: &'a [u8]) -> Result<&'a [u8], SegmentError> {
+        let damaged = || SegmentError::Damaged { path: self.path.clone() };
+        let parts = bytes.split_at_checked(BLOCK_BYTES - CHECK_BYTES);
+        let (entries, found) = parts.ok_or_else(damaged)?;
         if check(block, entries).as_slice() != found {
-            return Err(SegmentError::Damaged { path: self.path.clone() });
+            return Err(damaged());
         }
         let before = block as u64 * BLOCK_ENTRIES as u64;
         let held = self.entries.saturating_sub(before).min(BLOCK_ENTRIES as u64);
-        bytes.truncate(usize::try_from(held).unwrap_or_default() * ENTRY_BYTES);
-        Ok(bytes)
+        let len = usize::try_from(held).unwrap_or_default() * ENTRY_BYTES;
+        entries.get(..len).ok_or_else(damaged)
     }
 
     /// Visits every entry of `ids[at]` for each `at` of `wanted`, which is sorted by id, with
@@ -140,20 +153,18 @@ impl Segment {
         wanted: &[usize],
         mut visit: impl FnMut(usize, u64, &Row),
     ) -> Result<(), SegmentError> {
-        let mut cached: Option<(usize, Vec<u8>)> = None;
+        let mut window = Window::new(self, wanted.len());
+        let mut from = 0;
         for &at in wanted {
             let Some(id) = ids.get(at) else { continue };
             let key = fence_key(id);
-            let first = self.fence.partition_point(|&fence| fence < key).saturating_sub(1);
-            let end = self.fence.partition_point(|&fence| fence <= key);
-            for block in first..end {
-                let bytes = match cached.take() {
-                    Some((held, bytes)) if held == block => bytes,
-                    _ => self.block(block)?,
-                };
+            from += smaller_than(self.fence.get(from..).unwrap_or_default(), key);
+            let mut block = from.saturating_sub(1);
+            while block < from || self.fence.get(block) == Some(&key) {
+                let bytes = window.block(block)?;
                 let before = (block * BLOCK_ENTRIES) as u64;
-                each_match(&bytes, id, |number, row| visit(at, before + number as u64, row));
-                cached = Some((block, bytes));
+                each_match(bytes, id, |number, row| visit(at, before + number as u64, row));
+                block += 1;
             }
         }
         Ok(())
@@ -201,6 +212,54 @@ impl Segment {
         }
         Ok(ids)
     }
+}
+
+/// Blocks read in passing: one by one, or many at once where most of them are wanted.
+struct Window<'a> {
+    segment: &'a Segment,
+    blocks: usize,
+    first: usize,
+    bytes: Vec<u8>,
+    checked: Option<usize>,
+}
+
+impl<'a> Window<'a> {
+    fn new(segment: &'a Segment, wanted: usize) -> Self {
+        let blocks = if wanted > segment.blocks() { WINDOW_BLOCKS } else { 1 };
+        Self { segment, blocks, first: 0, bytes: Vec::new(), checked: None }
+    }
+
+    /// The entries of a block; those before it are not asked for again.
+    fn block(&mut self, block: usize) -> Result<&[u8], SegmentError> {
+        let held = self.bytes.len() / BLOCK_BYTES;
+        if block < self.first || block >= self.first + held {
+            let last = (block + self.blocks).min(self.segment.blocks());
+            self.bytes.resize(last.saturating_sub(block) * BLOCK_BYTES, 0);
+            self.segment.file.read_exact_at(&mut self.bytes, self.segment.at(block))?;
+            (self.first, self.checked) = (block, None);
+        }
+        let at = (block - self.first) * BLOCK_BYTES;
+        let bytes = self.bytes.get(at..at + BLOCK_BYTES).unwrap_or_default();
+        if self.checked != Some(block) {
+            self.segment.checked(block, bytes)?;
+            self.checked = Some(block);
+        }
+        let before = block as u64 * BLOCK_ENTRIES as u64;
+        let held = self.segment.entries.saturating_sub(before).min(BLOCK_ENTRIES as u64);
+        let len = usize::try_from(held).unwrap_or_default() * ENTRY_BYTES;
+        Ok(bytes.get(..len).unwrap_or_default())
+    }
+}
+
+/// How many of the sorted numbers are smaller than `key`: looked for near the front first.
+fn smaller_than(sorted: &[u64], key: u64) -> usize {
+    let mut step = 1;
+    while sorted.get(step - 1).is_some_and(|number| *number < key) {
+        step *= 2;
+    }
+    let low = step / 2;
+    let near = sorted.get(low..step.min(sorted.len())).unwrap_or_default();
+    low + near.partition_point(|number| *number < key)
 }
 
 /// The number blocks are found by.
