@@ -26,6 +26,7 @@ const SHORT_FLOOR: &str = "\n[floor]\nmin_age_seconds = 1800\nnewest = 1\ngrace_
 
 struct Ageing {
     lab: Lab,
+    policy: String,
     clock: Arc<FixedClock>,
 }
 
@@ -51,7 +52,13 @@ impl Ageing {
             .replace("timezone = \"UTC\"", "timezone = \"UTC\"\ngrace = \"30m\"")
             .replace("newest = 10", keep);
         lab.sites.apply(&policy).await.unwrap();
-        Self { lab, clock }
+        Self { lab, policy, clock }
+    }
+
+    /// Another grace at the coordinator.
+    async fn grace(&self, grace: &str) {
+        let policy = self.policy.replace("grace = \"30m\"", &format!("grace = \"{grace}\""));
+        self.lab.sites.apply(&policy).await.unwrap();
     }
 
     /// A point of a tree that shares nothing with the one before, there in every copy.
@@ -102,12 +109,8 @@ impl Ageing {
         self.lab.sites.points(node).await.unwrap().into_iter().map(|row| row.id).collect()
     }
 
-    async fn ask(&self, node: &str, request: Request) -> Response {
-        self.lab.sites.ask(node, &request).await.unwrap()
-    }
-
     async fn order(&self, request: Request) -> Response {
-        self.ask("coordinator", request).await
+        self.lab.sites.ask("coordinator", &request).await.unwrap()
     }
 }
 
@@ -214,13 +217,15 @@ async fn the_other_site_keeps_its_floor_and_the_ledger_says_until_when() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removal_that_a_crash_left_in_the_middle_is_finished_at_the_next_start() {
     let mut ageing = Ageing::start(Cast::TwoSites, "newest = 1", SHORT_FLOOR).await;
+    ageing.grace("10d").await;
     let mut points = Vec::new();
     for seed in 1..=4 {
         points.push(ageing.point(seed).await);
     }
     for point in &points[..3] {
-        ageing.until(*point, "primary", in_grace).await;
+        ageing.until(*point, "primary", |row| row.state == "going").await;
     }
+    ageing.until(points[2], "secondary", |row| row.state == "going").await;
     ageing.lab.stop_coordinator().await.unwrap();
     let home = ageing.lab.sites.home("coordinator");
     {
@@ -251,6 +256,7 @@ async fn a_removal_that_a_crash_left_in_the_middle_is_finished_at_the_next_start
         Ok((ageing.copy(points[2], "secondary").await.state == "going").then_some(()))
     });
     asked.await.unwrap();
+    ageing.grace("30m").await;
     for point in &points[..3] {
         ageing.until(*point, "secondary", expired).await;
     }
