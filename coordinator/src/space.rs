@@ -11,7 +11,7 @@ use crate::site::Site;
 
 /// Room that is left to removals and collections: no point is begun with less.
 const ROOM_BYTES_MIN: u64 = 16 << 20;
-/// Whether an error, or one below it, says that there is no room; the catalog has a word of its own.
+/// Whether an error, or one below it, says that there is no room: the catalog has its own word.
 fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -35,6 +35,10 @@ impl Mounted {
     pub fn small_around(at: &Path, mib: u32) -> anyhow::Result<Self> {
         let aside = at.with_extension("aside");
         std::fs::rename(at, &aside)?;
+        // What was set aside on a large disk has no room on a small one.
+        for reserve in ["reserve", "repo/reserve"] {
+            let _ = std::fs::remove_file(aside.join(reserve));
+        }
         std::fs::create_dir(at)?;
         let mounted = Self::small(at, mib)?;
         run("cp", &[OsStr::new("-a"), aside.join(".").as_os_str(), at.as_os_str()])?;

@@ -50,7 +50,6 @@ impl Thief {
                         self.answers.send(answers).await.unwrap();
                         break;
                     }
-                    FromNode::Ended { ending, .. } => tracing::debug!(?ending, "an order ended"),
                     _ => {}
                 }
             }

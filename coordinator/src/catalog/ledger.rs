@@ -76,7 +76,8 @@ pub struct Debt {
 }
 
 /// The columns of a row; what is selected beside them comes after.
-pub(super) const COLUMNS: &str = "l.point, l.copy, l.state, l.proof, l.proven, l.lock_until, l.bytes_sent, \
+pub(super) const COLUMNS: &str = "l.point, l.copy, l.state, l.proof, l.proven, \
+     l.lock_until, l.bytes_sent, \
      l.bytes_stored, l.seconds, l.attempts, l.last_error, l.next_attempt, l.doomed, l.changed, \
      l.reasons, l.doomed_counted";
 
@@ -285,36 +286,45 @@ pub(super) fn transition(
             (row.doomed_counted, row.next_attempt) = (None, Some(at));
         }
         CopyEvent::Lost { .. } => return refused("lost"),
-        CopyEvent::Expired | CopyEvent::Removing
-            if row.lock_until.is_some_and(|until| until > at) =>
-        {
-            return refused("expired before its lock ends");
+        CopyEvent::Expired | CopyEvent::Removing | CopyEvent::Stayed { .. } => {
+            if let Err(verb) = let_go(&mut row, state, event, at) {
+                return refused(verb);
+            }
         }
-        CopyEvent::Removing if present && row.doomed.is_some() => {
-            row.state = CopyState::Removing;
-        }
-        CopyEvent::Removing if state == Some(CopyState::Removing) => {}
-        CopyEvent::Removing => return refused("removed while something keeps it"),
-        CopyEvent::Stayed { why, until } if present || state == Some(CopyState::Removing) => {
-            row.state = CopyState::Present;
-            (row.last_error, row.next_attempt) = (Some(why.clone()), Some(*until));
-        }
-        CopyEvent::Stayed { .. } => return refused("said to stay"),
-        CopyEvent::Expired
-            if matches!(
-                state,
-                Some(CopyState::Present | CopyState::Removing | CopyState::Expired)
-            ) =>
-        {
-            row.state = CopyState::Expired;
-            (row.proof, row.next_attempt, row.last_error) = (None, None, None);
-            (row.doomed, row.doomed_counted) = (None, None);
-        }
-        CopyEvent::Expired => return refused("expired"),
         CopyEvent::Lapsed if pending => return Ok(None),
         CopyEvent::Lapsed => return refused("dropped"),
     }
     Ok(Some(row))
+}
+
+/// The steps of a removal; refuses, by the verb, what cannot be.
+fn let_go(
+    row: &mut LedgerRow,
+    state: Option<CopyState>,
+    event: &CopyEvent,
+    at: Timestamp,
+) -> Result<(), &'static str> {
+    let locked = row.lock_until.is_some_and(|until| until > at);
+    match (event, state) {
+        (CopyEvent::Stayed { why, until }, Some(CopyState::Present | CopyState::Removing)) => {
+            row.state = CopyState::Present;
+            (row.last_error, row.next_attempt) = (Some(why.clone()), Some(*until));
+        }
+        (CopyEvent::Stayed { .. }, _) => return Err("said to stay"),
+        _ if locked => return Err("expired before its lock ends"),
+        (CopyEvent::Removing, Some(CopyState::Removing)) => {}
+        (CopyEvent::Removing, Some(CopyState::Present)) if row.doomed.is_some() => {
+            row.state = CopyState::Removing;
+        }
+        (CopyEvent::Removing, _) => return Err("removed while something keeps it"),
+        (_, Some(CopyState::Present | CopyState::Removing | CopyState::Expired)) => {
+            row.state = CopyState::Expired;
+            (row.proof, row.next_attempt, row.last_error) = (None, None, None);
+            (row.doomed, row.doomed_counted) = (None, None);
+        }
+        _ => return Err("expired"),
+    }
+    Ok(())
 }
 
 fn fresh(point: PointId, copy: &CopyName, at: Timestamp) -> LedgerRow {

@@ -76,6 +76,10 @@ impl Holding {
             return stays("this site removes nothing by order".to_owned(), None);
         }
         let min_age = i64::from(floor.min_age_seconds);
+        if counted.seconds_since(held.arrived) < min_age {
+            let until = counted.moment_after(held.arrived, min_age);
+            return stays("it has not been here long enough".to_owned(), Some(until));
+        }
         let of_workload = || self.points.iter().filter(|(_, of)| of.workload == held.workload);
         let place = |(id, of): (&PointId, &Held)| (of.moment, *id);
         let newest_proven = of_workload().filter(|(_, of)| of.proven).map(place).max();
@@ -89,10 +93,6 @@ impl Holding {
             let newest = floor.newest;
             let why = format!("fewer than {newest} newer ones have been here long enough");
             return stays(why, None);
-        }
-        if counted.seconds_since(held.arrived) < min_age {
-            let until = counted.moment_after(held.arrived, min_age);
-            return stays("it has not been here long enough".to_owned(), Some(until));
         }
         let grace = i64::from(floor.grace_seconds);
         let since = held.asked_since(floor, counted).unwrap_or(counted.nanos);
