@@ -35,7 +35,8 @@ impl Inner {
         }
         let live = marker.live_in(packs)?;
         let mut copied: Vec<Copied> = Vec::new();
-        // A pack is of one key epoch: those of one follow one another, so that few are closed early.
+        // A pack is of one key epoch: those of one follow one another, so that few are closed
+        // early.
         let of_one_pack = live.chunk_by(|one, next| one.place.pack == next.place.pack);
         let mut by_epoch: Vec<(u32, &[Live])> = of_one_pack
             .filter_map(|records| records.first().map(|live| (live.place.pack, records)))
