@@ -11,6 +11,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use crate::secret::{Secret, random};
 
@@ -19,6 +20,8 @@ use crate::secret::{Secret, random};
 pub const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Characters a line of PEM, as RFC 7468 asks.
 const PEM_LINE_CHARS: usize = 64;
+/// Characters of the first and the last line without their labels.
+const PEM_FRAME_CHARS: usize = 32;
 const PRIVATE_MODE: u32 = 0o600;
 const PRIVATE_DIRECTORY_MODE: u32 = 0o700;
 const PUBLIC_MODE: u32 = 0o644;
@@ -143,8 +146,11 @@ pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
 }
 
 pub(crate) fn pem(label: &str, der: &[u8]) -> String {
-    let body = data_encoding::BASE64.encode(der);
-    let mut text = format!("-----BEGIN {label}-----\n");
+    // It may be a key: no copy stays behind, neither the body nor a text that had to grow.
+    let body = Zeroizing::new(data_encoding::BASE64.encode(der));
+    let lines = body.len() / PEM_LINE_CHARS + 1;
+    let mut text = String::with_capacity(body.len() + lines + PEM_FRAME_CHARS + 2 * label.len());
+    text.push_str(&format!("-----BEGIN {label}-----\n"));
     for line in body.as_bytes().chunks(PEM_LINE_CHARS) {
         text.extend(line.iter().map(|&b| char::from(b)));
         text.push('\n');

@@ -8,6 +8,7 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use crate::files::pem;
 use crate::secret::{NoRandomness, Secret};
@@ -76,8 +77,10 @@ impl KeyPair {
     /// From PKCS #8 in PEM.
     pub fn from_pem(text: &Secret) -> Result<Self, KeyError> {
         let key = PrivatePkcs8KeyDer::from_pem_slice(text.expose());
-        let key = key.map_err(|_| KeyError::Malformed)?;
-        Self::from_pkcs8(&Secret::new(key.secret_pkcs8_der().to_vec()))
+        let mut key = key.map_err(|_| KeyError::Malformed)?;
+        let der = Secret::new(key.secret_pkcs8_der().to_vec());
+        key.zeroize();
+        Self::from_pkcs8(&der)
     }
 
     /// The private key as PKCS #8 DER.

@@ -53,4 +53,4 @@ pub use tls::{
 pub use token::{Token, TokenError, TokenSecret};
 pub use trust::{RootFingerprint, TrustError, TrustRoot};
 pub use verify::{Expect, VerifyError};
-pub use wrap::{Cost, WrapContext, WrapError, Wrapped};
+pub use wrap::{Cost, RecipientKind, WrapContext, WrapError, Wrapped};

@@ -99,7 +99,8 @@ impl FromStr for RecoveryKey {
             return Err(RecoveryKeyError::Groups { groups: groups.len() });
         }
         let key = Self(key_bytes(&data));
-        if symbols(&key.0) == **data { Ok(key) } else { Err(RecoveryKeyError::TypoSomewhere) }
+        let again = Zeroizing::new(symbols(&key.0));
+        if *again == *data { Ok(key) } else { Err(RecoveryKeyError::TypoSomewhere) }
     }
 }
 
@@ -117,10 +118,11 @@ fn split(text: &str) -> Zeroizing<Vec<Vec<char>>> {
         .filter(|group| !group.is_empty())
         .map(|group| group.chars().collect())
         .collect();
-    Zeroizing::new(match groups.as_slice() {
-        [only] => only.chunks(RECOVERY_GROUP_CHARS).map(<[char]>::to_vec).collect(),
+    let groups = Zeroizing::new(groups);
+    match groups.as_slice() {
+        [only] => Zeroizing::new(only.chunks(RECOVERY_GROUP_CHARS).map(<[char]>::to_vec).collect()),
         _ => groups,
-    })
+    }
 }
 
 fn decode_group(index: usize, group: &[char]) -> Result<Vec<u8>, RecoveryKeyError> {
@@ -128,10 +130,11 @@ fn decode_group(index: usize, group: &[char]) -> Result<Vec<u8>, RecoveryKeyErro
     if group.len() != RECOVERY_GROUP_CHARS {
         return Err(RecoveryKeyError::GroupLength { group: number, chars: group.len() });
     }
-    let symbols = group
-        .iter()
-        .map(|&found| symbol(found).ok_or(RecoveryKeyError::Character { group: number, found }))
-        .collect::<Result<Vec<u8>, _>>()?;
+    let mut symbols = Zeroizing::new(Vec::with_capacity(RECOVERY_GROUP_CHARS));
+    for &found in group {
+        let known = symbol(found);
+        symbols.push(known.ok_or(RecoveryKeyError::Character { group: number, found })?);
+    }
     let (data, check) = symbols.split_at(DATA_SYMBOLS_PER_GROUP);
     if check == [check_symbol(index, data)] {
         Ok(data.to_vec())

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use zeroize::Zeroizing;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 /// Secret bytes; `Debug` prints nothing of them and dropping wipes them.
 pub struct Secret(Zeroizing<Vec<u8>>);
@@ -29,6 +29,9 @@ impl Secret {
         self.0.is_empty()
     }
 }
+
+/// By what it holds.
+impl ZeroizeOnDrop for Secret {}
 
 impl Clone for Secret {
     fn clone(&self) -> Self {
@@ -69,10 +72,25 @@ pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recovery::RecoveryKey;
+    use crate::token::TokenSecret;
 
     #[test]
     fn debug_shows_nothing() {
         let secret = Secret::from("correct horse");
         assert_eq!(format!("{secret:?} {:?}", Some(&secret)), "Secret(..) Some(Secret(..))");
+        let key = RecoveryKey::from_bytes([77; 32]);
+        let token = TokenSecret::from_bytes([77; 16]);
+        assert_eq!(format!("{key:?} {token:?}"), "RecoveryKey(..) TokenSecret(..)");
+    }
+
+    #[test]
+    fn what_opens_something_is_wiped() {
+        const fn wiped<T: ZeroizeOnDrop>() {}
+        wiped::<Secret>();
+        wiped::<RecoveryKey>();
+        wiped::<TokenSecret>();
+        wiped::<Zeroizing<[u8; 32]>>();
+        wiped::<Zeroizing<Vec<argon2::Block>>>();
     }
 }

@@ -15,6 +15,7 @@ pub const SECRET_BYTES_MAX: usize = 4096;
 const VERSION: u8 = 1;
 const SALT_BYTES: usize = 16;
 const NONCE_BYTES: usize = 12;
+const TAG_BYTES: usize = 16;
 const KEY_BYTES: usize = 32;
 /// A record that asks for more memory than this is hostile or damaged, not ours.
 const MEMORY_KIB_MAX: u32 = 1024 * 1024;
@@ -72,6 +73,23 @@ impl Cost {
     pub const STANDARD: Self = Self { memory_kib: 64 * 1024, passes: 3, lanes: 4 };
     /// Protects nothing: so that tests are quick.
     pub const TESTING: Self = Self { memory_kib: 64, passes: 1, lanes: 1 };
+}
+
+/// Whom a record is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecipientKind {
+    Passphrase,
+    Recovery,
+}
+
+impl RecipientKind {
+    /// The words in tables and errors.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passphrase => "passphrase",
+            Self::Recovery => "recovery key",
+        }
+    }
 }
 
 /// What is wrapped and whose it is; bound into the record.
@@ -161,6 +179,14 @@ impl Wrapped {
         self.unseal(&recovery_key(recovery, &salt.0), WrapError::WrongRecoveryKey)
     }
 
+    /// Whom the record is for.
+    pub const fn recipient(&self) -> RecipientKind {
+        match self.head.recipient {
+            Recipient::Passphrase { .. } => RecipientKind::Passphrase,
+            Recipient::Recovery { .. } => RecipientKind::Recovery,
+        }
+    }
+
     /// What is wrapped, as the record says.
     pub fn purpose(&self) -> &str {
         &self.head.purpose
@@ -189,15 +215,18 @@ impl Wrapped {
         let damaged = || WrapError::Damaged { purpose: context.purpose.to_owned() };
         let aad = head.bytes().ok_or_else(damaged)?;
         let nonce: [u8; NONCE_BYTES] = random()?;
-        let mut sealed = secret.expose().to_vec();
+        // Room for the tag: a vector that grows would leave the secret behind.
+        let mut sealed = Zeroizing::new(Vec::with_capacity(secret.len() + TAG_BYTES));
+        sealed.extend_from_slice(secret.expose());
         cipher(key)
             .ok_or_else(damaged)?
             .seal_in_place_append_tag(
                 Nonce::assume_unique_for_key(nonce),
                 Aad::from(&aad),
-                &mut sealed,
+                &mut *sealed,
             )
             .map_err(|_| damaged())?;
+        let sealed = std::mem::take(&mut *sealed);
         let checksum = checksum(&aad, &nonce, &sealed);
         let [nonce, sealed, checksum] = [nonce.to_vec(), sealed, checksum].map(Bytes);
         Ok(Self { head, nonce, sealed, checksum })
@@ -292,8 +321,15 @@ fn passphrase_key(
     let params = argon2::Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(KEY_BYTES))
         .map_err(|_| impossible())?;
     let mut key = Zeroizing::new([0; KEY_BYTES]);
+    // The blocks lead to the key, so they are ours to wipe.
+    let mut blocks = Zeroizing::new(vec![argon2::Block::new(); params.block_count()]);
     argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params)
-        .hash_password_into(passphrase.expose(), salt, key.as_mut())
+        .hash_password_into_with_memory(
+            passphrase.expose(),
+            salt,
+            key.as_mut(),
+            blocks.as_mut_slice(),
+        )
         .map_err(|_| impossible())?;
     Ok(key)
 }

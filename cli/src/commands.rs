@@ -6,6 +6,7 @@ mod enrol;
 mod find;
 mod init;
 mod jobs;
+mod keys;
 mod ls;
 mod media;
 mod operator;
@@ -42,6 +43,7 @@ pub(crate) enum Command {
     Nodes,
     Revoke(orders::RevokeArgs),
     Operator(operator::OperatorArgs),
+    Keys(keys::KeysArgs),
     Policy(policy::PolicyArgs),
     WhatIf(policy::WhatIfArgs),
     /// List what is protected
@@ -80,6 +82,7 @@ impl Command {
             Self::Enrol(args) => args.run(session).await,
             Self::Run(args) => args.run(session).await,
             Self::Operator(args) => args.run(session),
+            Self::Keys(args) => args.run(session).await,
             Self::Policy(args) => args.run(session).await,
             Self::WhatIf(args) => args.run(session).await,
             Self::Protect(args) => args.run(session).await,

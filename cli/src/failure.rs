@@ -10,6 +10,7 @@ use strongroom_protocol::Chain;
 
 use crate::enrol::EnrolError;
 use crate::operator::OperatorError;
+use crate::remedy::remedy;
 use crate::setup::SetupError;
 
 /// How a command ended that did not fail.
@@ -90,7 +91,7 @@ impl<E: Error + 'static> From<E> for Failure {
         } else if let Some(SetupError::Exists { .. }) = any.downcast_ref::<SetupError>() {
             Some("choose another directory, or move away what is there".to_owned())
         } else {
-            None
+            remedy(&error)
         };
         let io = any.downcast_ref::<std::io::Error>();
         failure.unheard = io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);

@@ -10,15 +10,16 @@ use strongroom_agent::workload::ChunkSink;
 use strongroom_agent::workload::files::{Options as Reading, protect};
 use strongroom_certs::{Cost, RecoveryKey};
 use strongroom_protocol::{
-    BlobKind, ChunkId, PointId, Reference, RepoId, SystemClock, Timestamp, WorkloadId,
+    BlobKind, ChunkId, PackId, PointId, Reference, RepoId, SystemClock, Timestamp, WorkloadId,
 };
 use strongroom_store::cut::CutParams;
 use strongroom_store::disk::LocalDisk;
 use strongroom_store::keys::VaultKey;
 use strongroom_store::manifest::{Body, Consistency, GapList, Head, Manifest, Stats};
-use strongroom_store::media::{MediaIdentity, MediaSetWriter, RepoPack, SetOrder};
+use strongroom_store::media::{MediaIdentity, MediaReader, MediaSetWriter, RepoPack, SetOrder};
+use strongroom_store::pack::{PackBuilder, PackClass};
 use strongroom_store::parcel::Compressor;
-use strongroom_store::repo::{Mode, Options, Repo, RepoSetup};
+use strongroom_store::repo::{Mode, Options, Repo, RepoKeys, RepoSetup};
 use strongroom_store::seal::seal;
 use strongroom_store::tape::{Barcode, Shape, VirtualLibrary};
 use strongroom_store::tree::SinkError;
@@ -99,7 +100,7 @@ fn commit(repo: &Repo, tree: &Path) {
         software: "test".to_owned(),
         hooks: String::new(),
     };
-    let manifest = Manifest { head, body }.encode(KEY.as_bytes()).unwrap();
+    let manifest = Manifest { head, body }.encode(&KEY).unwrap();
     repo.commit_point(WORKLOAD, POINT, &manifest).unwrap();
 }
 
@@ -271,4 +272,65 @@ fn points_on_media_have_names_only_with_a_key() {
     let lacking =
         Brought { lacking: 3, wanted: ["SR0002".to_owned()].into(), ..Brought::default() };
     assert!(lacks(&lacking)[0].contains("insert SR0002"));
+}
+
+/// A later session on the same cartridges, whose keys have other recipients.
+fn change_keys(media: &Path, passphrase: &str, recovery: &RecoveryKey) {
+    let library = Arc::new(VirtualLibrary::open(media).unwrap());
+    let config = MediaReader::open(library.clone()).unwrap().config(REPO).unwrap();
+    let wraps = crate::vault::wrap(&KEY, REPO, &passphrase.into(), recovery, Cost::TESTING);
+    let order = SetOrder {
+        set: "yearly".parse().unwrap(),
+        identity: MediaIdentity { org: "acme".parse().unwrap(), repo: REPO },
+        config,
+        keys: RepoKeys::new(REPO, wraps.unwrap()).encode(),
+    };
+    let mut writer = MediaSetWriter::open(library, order, Arc::new(SystemClock)).unwrap();
+    writer.begin(0).unwrap();
+    let plain = b"a pack of its own".to_vec();
+    let (pack, bytes) = one_pack(plain);
+    writer.put_pack(pack, bytes.len() as u64, &mut std::io::Cursor::new(bytes)).unwrap();
+    writer.finish().unwrap();
+}
+
+fn one_pack(plain: Vec<u8>) -> (PackId, Vec<u8>) {
+    let parcel = Compressor::new()
+        .unwrap()
+        .pack(&KEY.agent_keys(), BlobKind::Data, vec![], &plain, 1)
+        .unwrap();
+    let sealed = seal(&KEY, REPO, &parcel).unwrap();
+    let (mut builder, header) = PackBuilder::begin(REPO, PackClass::Data, 1);
+    builder.push(&sealed).unwrap();
+    let (tail, pack, _) = builder.take_finished();
+    (pack, [&header[..], &sealed.bytes, &tail].concat())
+}
+
+#[tokio::test]
+async fn media_open_with_the_newest_secrets_and_with_those_of_older_sessions() {
+    let fixture = fixture();
+    let second = RecoveryKey::from_bytes([3; 32]);
+    change_keys(&fixture.media, "battery staple", &second);
+    let shelf = Shelf::open(&fixture.media).unwrap();
+    for opener in [
+        Opener::Passphrase("battery staple".into()),
+        Opener::Passphrase("horse battery".into()),
+        Opener::Recovery(second),
+        Opener::Recovery(RECOVERY),
+    ] {
+        assert_eq!(shelf.vault_key(REPO, &opener).unwrap().checks(), KEY.checks());
+    }
+    drop(shelf);
+    for (opener, says, do_this) in [
+        (Opener::Passphrase("donkey".into()), "the passphrase is wrong", "--recovery-key-file"),
+        (
+            Opener::Recovery(RecoveryKey::from_bytes([9; 32])),
+            "the recovery key is not the one",
+            "another organisation's",
+        ),
+    ] {
+        let refused = fixture.run(fixture.order(b"", &[]), opener).await.unwrap_err().to_string();
+        let (line, hint) = refused.split_once("\n  hint: ").unwrap();
+        assert!(line.contains(says) && hint.contains(do_this), "{refused}");
+    }
+    assert!(!fixture.root.path().join("back").exists(), "nothing is written with a wrong key");
 }

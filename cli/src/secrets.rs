@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use strongroom_certs::{RecoveryKey, Secret, files};
+use zeroize::Zeroizing;
 
 use crate::failure::{Failure, While};
 use crate::vault::Opener;
@@ -42,7 +43,7 @@ impl OpenerArgs {
     pub(crate) fn opener(&self) -> Result<Opener, Failure> {
         if let Some(path) = &self.recovery_key_file {
             let secret = read(path, "recovery key")?;
-            let text = String::from_utf8_lossy(secret.expose());
+            let text = Zeroizing::new(String::from_utf8_lossy(secret.expose()).into_owned());
             let key: RecoveryKey =
                 text.trim().parse().doing(format!("{} is not usable", path.display()))?;
             return Ok(Opener::Recovery(key));
@@ -55,22 +56,35 @@ impl OpenerArgs {
 pub(crate) fn passphrase(file: Option<&Path>) -> Result<Secret, Failure> {
     match given(file)? {
         Some(secret) => Ok(secret),
-        None => ask("Passphrase: "),
+        None => ask("Passphrase: ", "--passphrase-file FILE or STRONGROOM_PASSPHRASE"),
     }
 }
 
 /// A passphrase to be set: a person types it twice.
 pub(crate) fn new_passphrase(file: Option<&Path>) -> Result<Secret, Failure> {
-    let secret = match given(file)? {
-        Some(secret) => secret,
-        None => {
-            let first = ask("New passphrase: ")?;
-            if first.expose() != ask("Once more: ")?.expose() {
-                return Err(Failure::new("the two passphrases differ"));
-            }
-            first
-        }
-    };
+    match given(file)? {
+        Some(secret) => long_enough(secret),
+        None => ask_twice("--passphrase-file FILE or STRONGROOM_PASSPHRASE"),
+    }
+}
+
+/// A passphrase that replaces another: never from the variable, which has the old one.
+pub(crate) fn replacing_passphrase(file: Option<&Path>) -> Result<Secret, Failure> {
+    match file {
+        Some(path) => long_enough(read(path, "new passphrase")?),
+        None => ask_twice("--new-passphrase-file FILE"),
+    }
+}
+
+fn ask_twice(other_way: &str) -> Result<Secret, Failure> {
+    let first = ask("New passphrase: ", other_way)?;
+    if first.expose() != ask("Once more: ", other_way)?.expose() {
+        return Err(Failure::new("the two passphrases differ"));
+    }
+    long_enough(first)
+}
+
+fn long_enough(secret: Secret) -> Result<Secret, Failure> {
     let chars = String::from_utf8_lossy(secret.expose()).chars().count();
     match chars {
         0..PASSPHRASE_CHARS_MIN => {
@@ -79,6 +93,18 @@ pub(crate) fn new_passphrase(file: Option<&Path>) -> Result<Secret, Failure> {
         }
         _ => Ok(secret),
     }
+}
+
+/// A new recovery key as it is shown once: in two lines of seven groups, so that it fits on
+/// paper and on a narrow screen.
+pub(crate) fn sheet(recovery: &RecoveryKey) -> Zeroizing<String> {
+    let text = recovery.to_text();
+    // Half of the groups, each with the hyphen behind it.
+    let (first, second) = text.split_at_checked(text.len().div_ceil(2)).unwrap_or((&text, ""));
+    Zeroizing::new(format!(
+        "RECOVERY KEY\n\n    {first}\n    {second}\n\nWrite it on paper now: it is shown once and \
+         stored nowhere. "
+    ))
 }
 
 fn given(file: Option<&Path>) -> Result<Option<Secret>, Failure> {
@@ -92,14 +118,16 @@ fn given(file: Option<&Path>) -> Result<Option<Secret>, Failure> {
 /// The first line of a file: editors put a line break behind it.
 fn read(path: &Path, what: &str) -> Result<Secret, Failure> {
     let whole = files::read(path).doing(format!("cannot read the {what}"))?;
-    let line = whole.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
+    let whole = Secret::new(whole);
+    let line =
+        whole.expose().split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
     Ok(Secret::new(line.to_vec()))
 }
 
-fn ask(prompt: &str) -> Result<Secret, Failure> {
+fn ask(prompt: &str, other_way: &str) -> Result<Secret, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::new("a passphrase is needed and nobody can be asked")
-            .hint(format!("give it with --passphrase-file FILE or {PASSPHRASE_VARIABLE}")));
+            .hint(format!("give it with {other_way}")));
     }
     let text = rpassword::prompt_password(prompt).doing("cannot ask for the passphrase")?;
     Ok(text.into())

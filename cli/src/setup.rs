@@ -301,7 +301,7 @@ fn make_node(
     let site = settings.site.clone();
     let home = Home::create(dir, settings)?;
     authority.save(&home.authority()).map_err(authority_of(&site))?;
-    files::write_private(&home.vault_key(), vault.key.as_bytes())?;
+    files::write_private(&home.vault_key(), &vault.key.to_secret())?;
     Repo::create(&LocalDisk::new(home.repo()), &vault.setup, &vault.key)?;
     Ok(home)
 }

@@ -43,7 +43,7 @@ fn every_part_opens_as_what_it_is() {
         assert_eq!(guard.root().fingerprint(), report.root);
         assert_eq!(guard.authority().unwrap().site(), &home.settings().site);
         let secret = files::read_private(&home.vault_key()).unwrap();
-        let key = VaultKey::from_bytes(secret.expose().try_into().unwrap());
+        let key = VaultKey::from_secret(secret.expose()).unwrap();
         let disk = Arc::new(LocalDisk::new(home.repo()));
         let repo = Repo::open(disk, &key, Mode::Write).unwrap();
         assert_eq!(repo.id(), report.repo);

@@ -71,10 +71,29 @@ impl Shelf {
         self.reader.media()
     }
 
-    /// The vault key of a repository, opened.
+    /// The vault key of a repository, opened: by its newest keys that the secret opens.
     pub(crate) fn vault_key(&self, repo: RepoId, opener: &Opener) -> Result<VaultKey, Failure> {
-        let keys = RepoKeys::decode(&self.reader.keys(repo)?, "the keys file on the media")?;
-        Ok(unwrap(&keys, opener)?)
+        let (mut key, mut refused) = (None, None);
+        self.reader.find_keys(repo, &mut |bytes| {
+            let opened = RepoKeys::decode(bytes, "the keys file on the media")
+                .map_err(Failure::from)
+                .and_then(|keys| Ok(unwrap(&keys, opener)?));
+            match opened {
+                Ok(found) => key = Some(found),
+                // What the newest says is what counts.
+                Err(failure) => drop(refused.get_or_insert(failure)),
+            }
+            key.is_some()
+        })?;
+        match (key, refused) {
+            (Some(key), _) => Ok(key),
+            (None, Some(failure)) => Err(failure),
+            // None is here: this says where they may be.
+            (None, None) => {
+                let bytes = self.reader.keys(repo)?;
+                Ok(unwrap(&RepoKeys::decode(&bytes, "the keys file on the media")?, opener)?)
+            }
+        }
     }
 
     /// Every point known, newest first; with names where a key opens them.
@@ -89,7 +108,7 @@ impl Shelf {
             }
             let manifest = keys.get(&held.repo).and_then(|key| {
                 let bytes = self.reader.manifest(*point).ok()?;
-                Manifest::decode(&bytes, key.as_bytes()).ok()
+                Manifest::decode(&bytes, key).ok()
             });
             let places = held.places.iter().filter_map(|place| barcodes.get(&place.medium));
             points.push(MediaPoint {

@@ -8,7 +8,7 @@ mod people;
 mod points;
 mod site;
 mod space;
-mod table;
+pub(crate) mod table;
 
 pub(crate) use entries::{entry_json, entry_line, kind_word};
 pub(crate) use jobs::job_line;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use strongroom_node::uplink::SOFTWARE;
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{BlobKind, Chain, PolicyName, Reference, Timestamp};
-use strongroom_store::manifest::{Body, Consistency, GapList, Head, Manifest, READER_VERSION};
+use strongroom_store::manifest::{Body, Consistency, GapList, Head, Manifest, reader_version_min};
 use strongroom_store::repo::RepoError;
 
 use crate::catalog::{PointRecord, PointStats};
@@ -17,8 +17,6 @@ use crate::site::Site;
 
 /// Workload kinds as manifests number them: append only.
 const KIND_FILES: u8 = 0;
-/// The only key epoch so far.
-const KEY_EPOCH: u32 = 1;
 
 fn refused(kind: RefusalKind, error: &dyn std::error::Error) -> Refusal {
     Refusal::new(kind, Chain(error).to_string())
@@ -82,7 +80,7 @@ pub(crate) fn commit(
         (there, if same { Whose::ThisAttempt } else { Whose::Earlier })
     } else {
         let key = site.repo.vault_key().map_err(|error| internal(&error))?;
-        let file = made.encode(key.as_bytes()).map_err(|error| internal(&error))?;
+        let file = made.encode(key).map_err(|error| internal(&error))?;
         site.repo.commit_point(plan.workload, plan.point, &file).map_err(Uncommitted::by)?;
         (made, Whose::ThisAttempt)
     };
@@ -111,6 +109,8 @@ fn manifest(site: &Site, plan: &IngestPlan, received: &Received) -> Result<Manif
     stats.new_chunks = stored.chunks.load(Ordering::Relaxed);
     let seconds = now.0.saturating_sub(plan.opened.0) / 1_000_000;
     stats.elapsed_ms = u64::try_from(seconds).unwrap_or_default();
+    let key = site.repo.vault_key().map_err(|error| refused(RefusalKind::Internal, &error))?;
+    let key_epoch = key.epoch();
     let head = Head {
         repo: site.repo.id(),
         workload: plan.workload,
@@ -118,8 +118,8 @@ fn manifest(site: &Site, plan: &IngestPlan, received: &Received) -> Result<Manif
         moment: plan.moment,
         kind: KIND_FILES,
         roots,
-        key_epoch: KEY_EPOCH,
-        reader_version_min: READER_VERSION,
+        key_epoch,
+        reader_version_min: reader_version_min(key_epoch),
     };
     let body = Body {
         workload_name: plan.name.clone(),

@@ -185,12 +185,10 @@ fn remember(site: &Site) {
 fn open_repo(home: &Home) -> Result<Repo, CoordinatorError> {
     let path = home.vault_key();
     let secret = files::read_private(&path)?;
-    let key = <[u8; 32]>::try_from(secret.expose());
-    let key = key.map_err(|_| CoordinatorError::VaultKey { path })?;
+    let key = VaultKey::from_secret(secret.expose()).ok_or(CoordinatorError::VaultKey { path })?;
     let path = home.repo();
     let disk = Arc::new(LocalDisk::new(&path));
-    Repo::open(disk, &VaultKey::from_bytes(key), Mode::Write)
-        .map_err(|source| CoordinatorError::Repo { path, source })
+    Repo::open(disk, &key, Mode::Write).map_err(|source| CoordinatorError::Repo { path, source })
 }
 
 fn in_force(catalog: &Catalog) -> Result<InForce, CatalogError> {

@@ -12,7 +12,7 @@ use strongroom_certs::{
     CertRequest, Enrolment, Expect, Refusal as TokenRefusal, Token, TokenBook, TokenSecret,
     enrol_client_config,
 };
-use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse};
+use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse, TokenProof};
 use strongroom_protocol::link::{Endpoint, LinkError, Receiver, Sender};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Chain, Clock, Identity, Role};
@@ -76,7 +76,7 @@ async fn redeem(
     let endpoint = Endpoint::bind(unspecified(address), None).map_err(failed)?;
     let link = endpoint.dial(address, Arc::new(tls)).await.map_err(failed)?;
     let (mut sender, mut receiver) = link.open().await.map_err(failed)?;
-    let secret = token.secret.as_bytes().to_vec();
+    let secret = TokenProof(token.secret.as_bytes().to_vec());
     let request = EnrolRequest::First { secret, identity: identity.clone(), csr };
     sender.send(&request).await.map_err(failed)?;
     sender.finish();
@@ -117,7 +117,7 @@ pub async fn answer(
     let (EnrolRequest::First { secret, identity, csr }, _) = receiver.expect().await?;
     let (guard, book, claimed) = (Arc::clone(guard), Arc::clone(book), identity.clone());
     let granted =
-        tokio::task::spawn_blocking(move || grant(&guard, &book, &secret, &claimed, &csr))
+        tokio::task::spawn_blocking(move || grant(&guard, &book, &secret.0, &claimed, &csr))
             .await
             .unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Internal, "a worker died")));
     let (response, outcome) = match granted {

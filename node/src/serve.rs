@@ -29,9 +29,12 @@ fn unavailable(error: &dyn std::error::Error) -> Refusal {
 
 /// The opened manifest of a point, as it travels.
 pub fn manifest_body(repo: &Repo, point: PointId) -> Result<Bytes, Refusal> {
-    let manifest = repo.point(point).map_err(|error| match error.is_absent() {
-        true => Refusal::new(RefusalKind::Unknown, format!("no point {point} here")),
-        false => Refusal::new(RefusalKind::Damaged, Chain(&error).to_string()),
+    let manifest = repo.point(point).map_err(|error| match &error {
+        error if error.is_absent() => {
+            Refusal::new(RefusalKind::Unknown, format!("no point {point} here"))
+        }
+        error if error.lacks_key() => unavailable(error),
+        error => Refusal::new(RefusalKind::Damaged, Chain(error).to_string()),
     })?;
     let opened = postcard::to_stdvec(&(&manifest.head, &manifest.body));
     opened.map(Bytes::from).map_err(|error| unavailable(&error))

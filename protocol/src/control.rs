@@ -3,6 +3,7 @@
 //! older generation is dropped by whoever holds it.
 
 use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::frame::message;
 use crate::id::{
@@ -58,7 +59,7 @@ pub struct Welcome {
 }
 
 /// How chunks are cut and named in this vault.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 pub struct Naming {
     pub id_key: [u8; 32],
     pub cut_key: (u32, u32),

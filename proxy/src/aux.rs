@@ -15,7 +15,7 @@ use strongroom_store::manifest::Manifest;
 use strongroom_store::media::{
     Held, MediaError, MediaIdentity, MediaSetWriter, Put, RepoPack, SetOrder,
 };
-use strongroom_store::repo::Repo;
+use strongroom_store::repo::{Repo, RepoError};
 use strongroom_store::tape::TapeLibrary;
 
 fn refused(kind: RefusalKind, error: &dyn std::error::Error) -> Refusal {
@@ -35,15 +35,10 @@ pub(crate) fn write_points(
     let session = repo.session();
     let repo: &Repo = &session;
     let unavailable = |error: &dyn std::error::Error| refused(RefusalKind::Unavailable, error);
-    let order = SetOrder {
-        set,
-        identity: MediaIdentity { org: repo.config().org.clone(), repo: repo.id() },
-        config: repo.config().encode(),
-        keys: repo.keys_file().encode(),
-    };
+    let (order, wrapped) = order_of(repo, set).map_err(|error| unavailable(&error))?;
     let mut writer =
         MediaSetWriter::open(library, order, clock).map_err(|error| unavailable(&error))?;
-    let Wanted { packs, points, mut left_out } = lacking(repo, writer.held(), points);
+    let Wanted { packs, points, mut left_out } = lacking(repo, wrapped, writer.held(), points);
     if points.is_empty() {
         return conclude((Progress::default(), "the set holds it already".to_owned()), &left_out);
     }
@@ -83,6 +78,19 @@ pub(crate) fn write_points(
     let media: Vec<_> = report.media.iter().map(ToString::to_string).collect();
     let text = format!("session {} on {}", report.session, media.join(", "));
     conclude((progress, text), &left_out)
+}
+
+/// What goes on every medium, and how many key epochs it opens. The keys are read as they are
+/// now: a changed passphrase or recovery key goes on the next medium without a restart.
+fn order_of(repo: &Repo, set: MediaSetName) -> Result<(SetOrder, u32), RepoError> {
+    let keys = repo.keys_now()?;
+    let order = SetOrder {
+        set,
+        identity: MediaIdentity { org: repo.config().org.clone(), repo: repo.id() },
+        config: repo.config().encode(),
+        keys: keys.encode(),
+    };
+    Ok((order, keys.epochs()))
 }
 
 /// A pack that cannot be read leaves the session as it was.
@@ -131,10 +139,10 @@ struct WantedPoint {
     packs: BTreeSet<PackId>,
 }
 
-fn lacking(repo: &Repo, held: &Held, points: &[PointId]) -> Wanted {
+fn lacking(repo: &Repo, wrapped: u32, held: &Held, points: &[PointId]) -> Wanted {
     let mut wanted = Wanted { packs: BTreeMap::new(), points: Vec::new(), left_out: Vec::new() };
     for point in points.iter().filter(|point| !held.has_point(point)) {
-        match want(repo, held, *point, &mut wanted.packs) {
+        match want(repo, wrapped, held, *point, &mut wanted.packs) {
             Ok(found) => wanted.points.push(found),
             Err(error) => wanted.left_out.push((*point, Chain(&*error).to_string())),
         }
@@ -145,6 +153,7 @@ fn lacking(repo: &Repo, held: &Held, points: &[PointId]) -> Wanted {
 /// One point, its packs noted with their lengths only when it is all there.
 fn want(
     repo: &Repo,
+    wrapped: u32,
     held: &Held,
     point: PointId,
     lengths: &mut BTreeMap<PackId, u64>,
@@ -155,11 +164,25 @@ fn want(
     let packs: BTreeSet<_> =
         closure.packs.into_iter().filter(|pack| !held.has_pack(pack)).collect();
     let mut found = Vec::with_capacity(packs.len());
+    check_wrapped(head.key_epoch, wrapped)?;
     for pack in &packs {
+        check_wrapped(repo.pack_epoch(*pack)?, wrapped)?;
         found.push((*pack, repo.pack_len(*pack)?));
     }
     lengths.extend(found);
     Ok(WantedPoint { workload, point, manifest, packs })
+}
+
+/// A medium and a recovery key must be enough: what the keys on the medium do not open stays off
+/// it until they do.
+fn check_wrapped(epoch: u32, wrapped: u32) -> Result<(), String> {
+    match epoch <= wrapped {
+        true => Ok(()),
+        false => Err(format!(
+            "it needs key epoch {epoch} and the keys file here wraps {wrapped}: `strongroom keys \
+             adopt` the keys of the other site first"
+        )),
+    }
 }
 
 /// A repository in memory, and points that need nothing, for tests.
@@ -212,6 +235,8 @@ pub(crate) mod testing {
 #[allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
 mod tests {
     use strongroom_store::disk::sim::{Damage, SimDisk};
+    use strongroom_store::keys::VaultKey;
+    use strongroom_store::repo::RepoKeys;
 
     use super::testing::{WORKLOAD, manifest, repo};
     use super::*;
@@ -226,7 +251,7 @@ mod tests {
         }
         let path = format!("points/{WORKLOAD}/{damaged}");
         assert_eq!(disk.damage(&path, |bytes| bytes[20] ^= 1), Damage::Done);
-        let wanted = lacking(&repo, &Held::default(), &[damaged, absent, sound]);
+        let wanted = lacking(&repo, 1, &Held::default(), &[damaged, absent, sound]);
         let good: Vec<_> = wanted.points.iter().map(|wanted| wanted.point).collect();
         assert_eq!(good, [sound]);
         let bad: Vec<_> = wanted.left_out.iter().map(|(point, _)| *point).collect();
@@ -235,5 +260,37 @@ mod tests {
         assert_eq!(told.kind, RefusalKind::Damaged);
         assert!(told.text.contains(&absent.to_string()), "{told}");
         assert!(!told.text.contains(&sound.to_string()), "{told}");
+    }
+
+    #[test]
+    fn media_get_the_keys_as_they_are_when_a_session_begins() {
+        let disk = SimDisk::new();
+        let repo = repo(&disk);
+        let set = || "yearly".parse().unwrap();
+        let (before, epochs) = order_of(&repo, set()).unwrap();
+        assert_eq!((before.keys, epochs), (repo.keys_file().encode(), 1));
+        let changed = RepoKeys::new(repo.id(), vec![b"another passphrase".to_vec()]);
+        RepoKeys::change(&disk, |_, _| Ok::<_, RepoError>((changed.clone(), ()))).unwrap();
+        let (after, _) = order_of(&repo, set()).unwrap();
+        assert_eq!(after.keys, changed.encode(), "without opening the repository again");
+        let key = VaultKey::from_bytes([3; 32]).rotated().unwrap();
+        let rotated = RepoKeys::of(repo.id(), &key, vec![b"rotated".to_vec()]);
+        RepoKeys::change(&disk, |_, _| Ok::<_, RepoError>((rotated.clone(), ()))).unwrap();
+        let (after, epochs) = order_of(&repo, set()).unwrap();
+        assert_eq!((after.keys, epochs), (rotated.encode(), 2));
+    }
+
+    #[test]
+    fn a_medium_gets_no_pack_that_its_keys_do_not_open() {
+        let disk = SimDisk::new();
+        let repo = repo(&disk);
+        let point = PointId::from_bytes([5; 16]);
+        repo.commit_point(WORKLOAD, point, &manifest(point)).unwrap();
+        // As an unrotated vault, and as one whose point is of an epoch not taken over yet.
+        assert_eq!(lacking(&repo, 1, &Held::default(), &[point]).points.len(), 1);
+        let owed = lacking(&repo, 0, &Held::default(), &[point]);
+        assert!(owed.points.is_empty());
+        let [(_, why)] = owed.left_out.as_slice() else { panic!("{:?}", owed.left_out) };
+        assert!(why.contains("key epoch 1") && why.contains("keys adopt"), "{why}");
     }
 }

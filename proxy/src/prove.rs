@@ -35,7 +35,11 @@ pub(crate) fn read_point(
     // What is read stays until the reader is done, whatever is collected meanwhile.
     let session = repo.session();
     let repo: &Repo = &session;
-    let manifest = repo.point(point).map_err(|error| refused(RefusalKind::Damaged, &error))?;
+    // A key that is not here yet is no evidence against the copy.
+    let manifest = repo.point(point).map_err(|error| match error.lacks_key() {
+        true => refused(RefusalKind::Unavailable, &error),
+        false => refused(RefusalKind::Damaged, &error),
+    })?;
     let root = manifest.body.root;
     let tree = Tree::new(repo.clone(), root);
     let mut reading = Reading {

@@ -149,11 +149,10 @@ impl Proxy {
 fn open_repo(home: &Home) -> Result<Repo, ProxyError> {
     let path = home.vault_key();
     let secret = files::read_private(&path)?;
-    let key = <[u8; 32]>::try_from(secret.expose()).map_err(|_| ProxyError::VaultKey { path })?;
+    let key = VaultKey::from_secret(secret.expose()).ok_or(ProxyError::VaultKey { path })?;
     let path = home.repo();
     let disk = Arc::new(LocalDisk::new(&path));
-    Repo::open(disk, &VaultKey::from_bytes(key), Mode::Write)
-        .map_err(|source| ProxyError::Repo { path, source })
+    Repo::open(disk, &key, Mode::Write).map_err(|source| ProxyError::Repo { path, source })
 }
 
 fn open_library(home: &Home, path: PathBuf) -> Result<Arc<dyn TapeLibrary>, ProxyError> {

@@ -11,17 +11,24 @@ use strongroom_protocol::{
     WorkloadName,
 };
 
+use crate::keys::VaultKey;
+
 pub use gaps::{
     GAP_TEXT_BYTES_MAX, GAPS_INLINE_MAX, Gap, GapList, GapReason, GapsError, decode_gaps,
     encode_gaps,
 };
 
-/// The version this code writes and the newest it reads.
-pub const READER_VERSION: u16 = 1;
+/// The newest version this code reads.
+pub const READER_VERSION: u16 = 2;
 /// Longest manifest, in bytes: the inline gaps with the longest paths fit many times.
 pub const MANIFEST_BYTES_MAX: usize = 4 << 20;
 /// Most roots of a point: one of each item and the gaps.
 pub const ROOTS_MAX: usize = 4096;
+
+/// The oldest version that understands a point of a key epoch: the first knew one epoch only.
+pub const fn reader_version_min(key_epoch: u32) -> u16 {
+    if key_epoch > 1 { 2 } else { 1 }
+}
 
 const MAGIC: &[u8; 6] = b"SRPOIN";
 const VERSION: &[u8; 2] = b"01";
@@ -131,6 +138,11 @@ pub enum ManifestError {
     /// The bytes are not those written.
     #[error("the manifest is damaged")]
     Damaged,
+    /// The key of its epoch is not among those held.
+    #[error(
+        "point {point} is sealed under key epoch {epoch}, and the keys given end at epoch {known}"
+    )]
+    Epoch { point: PointId, epoch: u32, known: u32 },
     /// What it says is not what a manifest can say.
     #[error("the manifest of point {point} is broken")]
     Malformed { point: PointId, source: postcard::Error },
@@ -162,13 +174,13 @@ pub enum ManifestError {
 
 impl Manifest {
     /// The bytes of the file; different each time, for the nonce.
-    pub fn encode(&self, vault_key: &[u8; 32]) -> Result<Vec<u8>, ManifestError> {
+    pub fn encode(&self, vault_key: &VaultKey) -> Result<Vec<u8>, ManifestError> {
         let point = self.head.point;
         self.check_roots()?;
         let head = postcard::to_stdvec(&self.head).map_err(ManifestError::MalformedHead)?;
         let body = postcard::to_stdvec(&self.body);
         let body = body.map_err(|source| ManifestError::Malformed { point, source })?;
-        let (nonce, sealed) = seal::seal(vault_key, point, &head, body)?;
+        let (nonce, sealed) = seal::seal(vault_key, self.head.key_epoch, point, &head, body)?;
         let mut bytes = [MAGIC.as_slice(), VERSION].concat();
         push_sized(&mut bytes, &head)?;
         let sealed_bytes = u32::try_from(sealed.len());
@@ -186,11 +198,12 @@ impl Manifest {
     }
 
     /// The manifest, opened and checked.
-    pub fn decode(bytes: &[u8], vault_key: &[u8; 32]) -> Result<Self, ManifestError> {
+    pub fn decode(bytes: &[u8], vault_key: &VaultKey) -> Result<Self, ManifestError> {
         let parts = Parts::of(bytes)?;
         let head = parts.head()?;
         let point = head.point;
-        let body = seal::open(vault_key, point, parts.head, parts.nonce, parts.sealed)?;
+        let epoch = head.key_epoch;
+        let body = seal::open(vault_key, epoch, point, parts.head, parts.nonce, parts.sealed)?;
         let (body, rest) = postcard::take_from_bytes(&body)
             .map_err(|source| ManifestError::Malformed { point, source })?;
         let manifest = Self { head, body };

@@ -18,11 +18,11 @@ const TRAILER_MAGIC: u32 = 0x4B41_5053;
 /// Bytes before the first record.
 pub const HEADER_BYTES: usize = 64;
 const TRAILER_BYTES: usize = 48;
+/// Where the key epoch lies in the header.
+const EPOCH_AT: usize = 28;
 const FOOTER_ENTRY_BYTES: usize = 45;
 /// Longest pack, in bytes: offsets are 32 bits, and a reader keeps its footer in memory.
 pub const PACK_BYTES_MAX: u64 = 1 << 30;
-/// The key epoch written today; rotation counts up.
-pub const KEY_EPOCH: u32 = 1;
 /// Bytes read at once when a whole pack is read.
 const READ_BYTES: usize = 1 << 20;
 
@@ -95,6 +95,22 @@ pub fn parse_header(header: &[u8], repo: RepoId) -> Result<PackClass, PackError>
         Some(1) => Ok(PackClass::Metadata),
         _ => Err(wrong("unknown class")),
     }
+}
+
+/// The key epoch its records are sealed under, from the header of a pack.
+pub fn parse_epoch(header: &[u8], repo: RepoId) -> Result<u32, PackError> {
+    parse_header(header, repo)?;
+    match number(header, EPOCH_AT) {
+        0 => Err(PackError::Header { reason: "no key epoch" }),
+        epoch => Ok(epoch),
+    }
+}
+
+/// The key epoch of a pack.
+pub fn read_epoch(file: &dyn ReadFile, repo: RepoId) -> Result<u32, PackError> {
+    let mut header = [0; HEADER_BYTES];
+    file.read_exact_at(&mut header, 0)?;
+    parse_epoch(&header, repo)
 }
 
 /// A pack's class and records, from its header and footer.
@@ -253,7 +269,7 @@ mod tests {
     fn sample() -> (Vec<u8>, PackId, Vec<PackEntry>) {
         let key = VaultKey::from_bytes([1; 32]);
         let mut compressor = Compressor::new().unwrap();
-        let (mut builder, header) = PackBuilder::begin(REPO, PackClass::Data);
+        let (mut builder, header) = PackBuilder::begin(REPO, PackClass::Data, 7);
         let mut bytes = header.to_vec();
         for n in 0..5u8 {
             let plain = vec![n; 100 + usize::from(n)];
@@ -279,6 +295,7 @@ mod tests {
         let (bytes, id, entries) = sample();
         let file = file(&bytes);
         assert_eq!(hash_file(&*file).unwrap(), id);
+        assert_eq!(read_epoch(&*file, REPO).unwrap(), 7);
         assert_eq!(read_footer(&*file, REPO).unwrap(), (PackClass::Data, entries.clone()));
         assert_eq!(scan_forward(&*file, REPO).unwrap(), (PackClass::Data, entries));
         assert!(read_footer(&*file, RepoId::from_bytes([0; 16])).is_err());

@@ -5,6 +5,7 @@
 mod closure;
 mod collect;
 mod config;
+mod epochs;
 mod error;
 mod incoming;
 mod insert;
@@ -16,6 +17,7 @@ mod reserve;
 mod salvage;
 mod session;
 mod verify;
+mod wraps;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -33,7 +35,7 @@ pub use collect::{
     Collect, CollectError, CollectLimits, CollectReport, CollectionPlan, PackTally, Removal,
     RemovedPack,
 };
-pub use config::{RepoConfig, RepoKeys, RepoSetup};
+pub use config::{RepoConfig, RepoSetup};
 pub use error::{InsertError, RepoError};
 pub use incoming::{Begun, IncomingPack};
 pub use insert::Inserted;
@@ -41,6 +43,7 @@ pub use open::{Mode, Options};
 pub use reserve::RESERVE_BYTES;
 pub use session::Session;
 pub use verify::{DamagedPack, DamagedPoint, Depth, VerifyReport};
+pub use wraps::RepoKeys;
 
 /// Open pack files kept for reading.
 const READERS_MAX: usize = 64;
@@ -61,6 +64,7 @@ struct Inner {
     index: Arc<Index>,
     writer: Option<Writer>,
     readers: Mutex<VecDeque<(PackId, Arc<dyn ReadFile>)>>,
+    epochs: epochs::Epochs,
     incoming: Arc<Mutex<incoming::Transfers>>,
     health: Mutex<Health>,
     flushing: AtomicBool,
@@ -103,7 +107,7 @@ impl Repo {
         self.inner.config.repo
     }
 
-    /// The wrapped vault key, as stored.
+    /// The wrapped vault key, as stored when the repository was opened.
     pub fn keys_file(&self) -> &RepoKeys {
         &self.inner.wraps
     }

@@ -8,7 +8,6 @@ use strongroom_protocol::blob::{
     Algorithm, BlobKind, PLAIN_BYTES_MAX, Parcel, ParcelHead, Reference,
 };
 use strongroom_protocol::id::{ChunkId, RepoId};
-use zeroize::Zeroize;
 
 use crate::keys::{VaultKey, fill_random};
 use crate::parcel::check_references;
@@ -32,6 +31,9 @@ pub enum SealError {
     /// The bytes end before the record does.
     #[error("a blob record is cut short at {have} of {need} bytes")]
     CutShort { have: usize, need: usize },
+    /// The key of its epoch is not among those held.
+    #[error("blob {id} is sealed under key epoch {epoch}, which the keys given do not hold")]
+    Epoch { id: ChunkId, epoch: u32 },
     /// The head does not hold together.
     #[error("a blob record has a damaged head: {reason}")]
     Head { reason: &'static str },
@@ -49,6 +51,8 @@ pub struct Sealed {
     pub id: ChunkId,
     pub kind: BlobKind,
     pub plain_len: u32,
+    /// The key epoch it is sealed under: a pack holds records of one epoch only.
+    pub epoch: u32,
     pub bytes: Bytes,
 }
 
@@ -189,7 +193,8 @@ impl RecordHead {
     }
 }
 
-/// Seals a parcel. Its id is believed: who takes parcels from others opens them first.
+/// Seals a parcel under the newest epoch. Its id is believed: who takes parcels from others opens
+/// them first.
 pub fn seal(key: &VaultKey, repo: RepoId, parcel: &Parcel) -> Result<Sealed, SealError> {
     let ParcelHead { id, kind, algorithm, plain_len, .. } = parcel.head;
     let unfit = |reason| SealError::Unfit { id, reason };
@@ -205,7 +210,8 @@ pub fn seal(key: &VaultKey, repo: RepoId, parcel: &Parcel) -> Result<Sealed, Sea
     RecordShape::parse(&bytes).map_err(|_| unfit("its lengths contradict one another"))?;
     let start = bytes.len();
     bytes.extend_from_slice(&parcel.payload);
-    let sealing = sealing_key(key, &head)?;
+    let epoch = key.epoch();
+    let sealing = sealing_key(key, epoch, &head)?;
     let payload = bytes.get_mut(start..).unwrap_or_default();
     let tag = sealing
         .seal_in_place_separate_tag(
@@ -215,18 +221,23 @@ pub fn seal(key: &VaultKey, repo: RepoId, parcel: &Parcel) -> Result<Sealed, Sea
         )
         .map_err(|_| unfit("the cipher failed"))?;
     bytes.extend_from_slice(tag.as_ref());
-    Ok(Sealed { id, kind, plain_len, bytes: Bytes::from(bytes) })
+    Ok(Sealed { id, kind, plain_len, epoch, bytes: Bytes::from(bytes) })
 }
 
-/// Opens a record. The seal proves that it was made by a holder of the vault key for this name,
-/// kind and repository; the id itself is checked by [`crate::parcel::open`].
-pub fn open_record(key: &VaultKey, repo: RepoId, record: &[u8]) -> Result<Parcel, SealError> {
+/// Opens a record of a pack of `epoch`. The seal proves that it was made by a holder of the vault
+/// key for this name, kind and repository; the id itself is checked by [`crate::parcel::open`].
+pub fn open_record(
+    key: &VaultKey,
+    repo: RepoId,
+    epoch: u32,
+    record: &[u8],
+) -> Result<Parcel, SealError> {
     let head = RecordHead::parse(record)?;
     let need = head.record_len();
     let sealed = record.get(need - head.sealed_len as usize..need);
     let sealed = sealed.ok_or(SealError::CutShort { have: record.len(), need })?;
     let mut payload = sealed.to_vec();
-    let opened = sealing_key(key, &head)?
+    let opened = sealing_key(key, epoch, &head)?
         .open_in_place(
             Nonce::assume_unique_for_key(head.nonce),
             Aad::from(head.aad(repo)),
@@ -240,12 +251,11 @@ pub fn open_record(key: &VaultKey, repo: RepoId, record: &[u8]) -> Result<Parcel
     Ok(Parcel { head, payload: Bytes::from(payload) })
 }
 
-fn sealing_key(key: &VaultKey, head: &RecordHead) -> Result<LessSafeKey, SealError> {
-    let mut bytes = key.seal_key(head.kind, &head.id);
-    let unbound = UnboundKey::new(&AES_256_GCM, &bytes);
-    bytes.zeroize();
-    let unbound = unbound
-        .map_err(|_| SealError::Unfit { id: head.id, reason: "the cipher refused its key" })?;
+fn sealing_key(key: &VaultKey, epoch: u32, head: &RecordHead) -> Result<LessSafeKey, SealError> {
+    let id = head.id;
+    let bytes = key.seal_key(epoch, head.kind, &id).ok_or(SealError::Epoch { id, epoch })?;
+    let unbound = UnboundKey::new(&AES_256_GCM, &*bytes)
+        .map_err(|_| SealError::Unfit { id, reason: "the cipher refused its key" })?;
     Ok(LessSafeKey::new(unbound))
 }
 
@@ -293,7 +303,7 @@ mod tests {
     fn round_trip_and_keyless_head() {
         let key = VaultKey::fresh().unwrap();
         let (parcel, sealed) = sample(&key);
-        assert_eq!(open_record(&key, repo(), &sealed.bytes).unwrap(), parcel);
+        assert_eq!(open_record(&key, repo(), 1, &sealed.bytes).unwrap(), parcel);
         let head = RecordHead::parse(&sealed.bytes).unwrap();
         assert_eq!((head.id, &head.references), (parcel.head.id, &parcel.head.references));
         assert_eq!(head.record_len(), sealed.bytes.len());
@@ -306,10 +316,10 @@ mod tests {
         for bit in 0..sealed.bytes.len() * 8 {
             let mut bytes = sealed.bytes.to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(open_record(&key, repo(), &bytes).is_err(), "bit {bit}");
+            assert!(open_record(&key, repo(), 1, &bytes).is_err(), "bit {bit}");
         }
         for len in 0..sealed.bytes.len() {
-            assert!(open_record(&key, repo(), &sealed.bytes[..len]).is_err());
+            assert!(open_record(&key, repo(), 1, &sealed.bytes[..len]).is_err());
         }
     }
 
@@ -318,9 +328,24 @@ mod tests {
         let key = VaultKey::from_bytes([1; 32]);
         let (parcel, sealed) = sample(&key);
         let other = VaultKey::from_bytes([2; 32]);
-        assert!(open_record(&other, repo(), &sealed.bytes).is_err());
-        assert!(open_record(&key, RepoId::from_bytes([6; 16]), &sealed.bytes).is_err());
+        assert!(open_record(&other, repo(), 1, &sealed.bytes).is_err());
+        assert!(open_record(&key, RepoId::from_bytes([6; 16]), 1, &sealed.bytes).is_err());
         assert!(open(&parcel, &other.agent_keys()).is_err());
+    }
+
+    #[test]
+    fn a_record_opens_in_its_own_epoch_only() {
+        let one = VaultKey::from_bytes([1; 32]);
+        let two = one.rotated().unwrap();
+        let (parcel, old) = sample(&one);
+        let (again, new) = sample(&two);
+        assert_eq!((old.epoch, new.epoch, again.head.id), (1, 2, parcel.head.id));
+        assert_eq!(open_record(&two, repo(), 1, &old.bytes).unwrap(), parcel);
+        assert_eq!(open_record(&two, repo(), 2, &new.bytes).unwrap(), parcel);
+        let refused = open_record(&two, repo(), 1, &new.bytes);
+        assert!(matches!(refused, Err(SealError::Seal { .. })));
+        let refused = open_record(&one, repo(), 2, &new.bytes);
+        assert!(matches!(refused, Err(SealError::Epoch { epoch: 2, .. })));
     }
 
     #[test]

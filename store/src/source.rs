@@ -21,6 +21,11 @@ pub enum PointError {
 }
 
 impl PointError {
+    /// True when the point may be whole, and only the key of its epoch is not at hand.
+    pub const fn lacks_key(&self) -> bool {
+        matches!(self, Self::Manifest { source: ManifestError::Epoch { .. }, .. })
+    }
+
     /// True when there is no such point, and nothing else is wrong.
     pub const fn is_absent(&self) -> bool {
         matches!(self, Self::Repo { source: RepoError::NoSuchPoint { .. }, .. })
@@ -43,8 +48,7 @@ impl Repo {
     pub fn point(&self, point: PointId) -> Result<Manifest, PointError> {
         let (_, file) = self.manifest_of(point)?;
         let key = self.vault_key().map_err(|source| PointError::Repo { point, source })?;
-        Manifest::decode(&file, key.as_bytes())
-            .map_err(|source| PointError::Manifest { point, source })
+        Manifest::decode(&file, key).map_err(|source| PointError::Manifest { point, source })
     }
 
     /// What is readable of a point without a key.
@@ -98,7 +102,9 @@ fn told(kind: BlobKind, id: ChunkId, error: RepoError) -> SourceError {
         }
         // What the disk does not give is damage too: it costs one blob, not the whole read.
         RepoError::DamagedBlob { .. }
+        | RepoError::DamagedFile { .. }
         | RepoError::Disk(_)
+        | RepoError::NewerEpoch { .. }
         | RepoError::Parcel { .. }
         | RepoError::WrongKind { .. } => {
             SourceError::Damaged { kind, id, source: Some(Box::new(error)) }

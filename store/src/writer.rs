@@ -236,7 +236,7 @@ impl Work {
             let letter = class.directory();
             let path = format!("tmp/{letter}-{:08}.open", self.next_file);
             self.next_file += 1;
-            let pack = OpenPack::create(&*self.disk, path, self.repo, class)?;
+            let pack = OpenPack::create(&*self.disk, path, self.repo, class, record.epoch)?;
             *self.slot(class) = Some(pack);
         }
         let target = match class {

@@ -21,7 +21,7 @@ use strongroom_store::media::{
 };
 use strongroom_store::page::DirectoryBuilder;
 use strongroom_store::parcel::Compressor;
-use strongroom_store::repo::{Depth, Mode, Repo, RepoSetup};
+use strongroom_store::repo::{Depth, Mode, Repo, RepoError, RepoKeys, RepoSetup};
 use strongroom_store::seal::seal;
 use strongroom_store::tape::{Shape, VirtualLibrary};
 use strongroom_store::tree::{BlobSink, SinkError, Tree};
@@ -30,8 +30,15 @@ const KEY: VaultKey = VaultKey::from_bytes([0x44; 32]);
 const REPO: RepoId = RepoId::from_bytes([0x55; 16]);
 const WORKLOAD: WorkloadId = WorkloadId::from_bytes([0x66; 16]);
 const POINT: PointId = PointId::from_bytes([0x77; 16]);
-/// Every released format, oldest first.
-const RELEASED: [&str; 1] = ["v01"];
+/// Every released format, oldest first; the second has two key epochs.
+const RELEASED: [&str; 2] = ["v01", "v01-epochs"];
+
+fn key_of(format: &str) -> VaultKey {
+    match format {
+        "v01" => KEY,
+        _ => VaultKey::from_secret(&[[0x44; 32], [0x88; 32]].concat()).unwrap(),
+    }
+}
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/vault")
@@ -41,7 +48,7 @@ fn long_text() -> Vec<u8> {
     "A line that comes again and again, as in a log.\n".repeat(400).into_bytes()
 }
 
-struct Into<'r>(&'r Repo);
+struct Into<'r>(&'r Repo, VaultKey);
 
 impl BlobSink for Into<'_> {
     fn put(
@@ -53,7 +60,7 @@ impl BlobSink for Into<'_> {
         let mut compressor = Compressor::new().unwrap();
         let keys = KEY.agent_keys();
         let parcel = compressor.pack(&keys, kind, references.clone(), &plain, 3).unwrap();
-        self.0.insert(seal(&KEY, REPO, &parcel).unwrap(), &references).unwrap();
+        self.0.insert(seal(&self.1, REPO, &parcel).unwrap(), &references).unwrap();
         Ok(parcel.head.id)
     }
 }
@@ -77,8 +84,13 @@ fn make_vault(dir: &Path) {
     let setup = RepoSetup { repo: REPO, org, cut, created, wraps: vec![b"opaque".to_vec()] };
     Repo::create(&disk, &setup, &KEY).unwrap();
     let repo = Repo::open(Arc::new(disk), &KEY, Mode::Write).unwrap();
-    let mut sink = Into(&repo);
-    let chunk = sink.put(BlobKind::Data, Vec::new(), long_text()).unwrap();
+    let chunk = Into(&repo, KEY).put(BlobKind::Data, Vec::new(), long_text()).unwrap();
+    drop(repo);
+    let (disk, key) = (LocalDisk::new(dir), key_of(RELEASED.last().unwrap()));
+    let rotated = RepoKeys::of(REPO, &key, vec![b"opaque too".to_vec()]);
+    RepoKeys::change(&disk, |_, _| Ok::<_, RepoError>((rotated, ()))).unwrap();
+    let repo = Repo::open(Arc::new(disk), &key, Mode::Write).unwrap();
+    let mut sink = Into(&repo, key.clone());
     let length = u32::try_from(long_text().len()).unwrap();
     let extents = vec![
         ChunkExtent::Hole { length: 4096 },
@@ -98,7 +110,7 @@ fn make_vault(dir: &Path) {
     let root = builder.finish(&mut sink).unwrap();
     let roots = vec![Reference { kind: BlobKind::Page, id: root }];
     let manifest = Manifest { head: head(roots), body: body(root) };
-    let file = manifest.encode(KEY.as_bytes()).unwrap();
+    let file = manifest.encode(&key).unwrap();
     repo.commit_point(WORKLOAD, POINT, &file).unwrap();
 }
 
@@ -110,7 +122,7 @@ fn head(roots: Vec<Reference>) -> Head {
         moment: Timestamp(5),
         kind: 0,
         roots,
-        key_epoch: 1,
+        key_epoch: 2,
         reader_version_min: READER_VERSION,
     }
 }
@@ -174,8 +186,8 @@ fn whole(dir: &Path) {
     }
 }
 
-fn check(vault: &Path) {
-    let repo = Repo::open(Arc::new(LocalDisk::new(vault)), &KEY, Mode::Read).unwrap();
+fn check(vault: &Path, key: &VaultKey) {
+    let repo = Repo::open(Arc::new(LocalDisk::new(vault)), key, Mode::Read).unwrap();
     assert!(repo.verify(Depth::Plain).unwrap().is_sound());
     assert_eq!(repo.points().unwrap(), [(WORKLOAD, POINT)]);
     let manifest = repo.point(POINT).unwrap();
@@ -212,13 +224,13 @@ fn every_released_format_still_opens() {
         let (vault, library) = (scratch.path().join("repo"), scratch.path().join("library"));
         copy(&golden().join(format).join("repo"), &vault);
         whole(&vault);
-        check(&vault);
+        check(&vault, &key_of(format));
         copy(&golden().join(format).join("library"), &library);
         let library = Arc::new(VirtualLibrary::open(&library).unwrap());
         let reader = MediaReader::open(library).unwrap();
         let staged = scratch.path().join("staged");
         let (_, fetched) = stage(&reader, POINT, &staged).unwrap();
         assert!(fetched.missing.is_empty());
-        check(&staged);
+        check(&staged, &key_of(format));
     }
 }

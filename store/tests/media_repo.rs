@@ -19,7 +19,7 @@ use strongroom_store::media::{
     MediaIdentity, MediaReader, MediaSetWriter, Put, RepoPack, SetOrder, stage,
 };
 use strongroom_store::parcel::Compressor;
-use strongroom_store::repo::{Depth, Mode, Options, Repo, RepoSetup};
+use strongroom_store::repo::{Depth, Mode, Options, Repo, RepoError, RepoKeys, RepoSetup};
 use strongroom_store::seal::seal;
 use strongroom_store::writer::WriterLimits;
 
@@ -159,4 +159,65 @@ fn check(media: &MediaReader, staged: &Path, number: u8, chunks: &[ChunkId]) {
         assert!(repo.plain(*chunk, BlobKind::Data).unwrap() == plain);
     }
     assert!(repo.verify(Depth::Plain).unwrap().is_sound());
+}
+
+/// Of one set: a session with the first keys, then one after a rotation.
+#[test]
+fn a_rotated_vault_comes_back_from_media_and_older_keys_stay_on_them() {
+    let root = tempfile::tempdir().unwrap();
+    let vault = root.path().join("vault");
+    let setup = RepoSetup {
+        repo: REPO,
+        org: "acme".parse().unwrap(),
+        cut: CutParams::FILES,
+        created: Timestamp(1),
+        wraps: vec![b"wrapped".to_vec()],
+    };
+    std::fs::create_dir(&vault).unwrap();
+    let disk = LocalDisk::new(&vault);
+    Repo::create(&disk, &setup, &KEY).unwrap();
+    let library = library(&root.path().join("library"), shape(4 << 20), 2);
+    let repo = open(&vault);
+    let first = protect(&repo, 1);
+    let clock = Arc::new(SystemClock);
+    let mut writer = MediaSetWriter::open(library.clone(), order(&vault), clock.clone()).unwrap();
+    copy(&vault, &repo, &mut writer);
+    drop((writer, repo));
+
+    let two = VaultKey::from_secret(&[[1; 32], [2; 32]].concat()).unwrap();
+    let rotated = RepoKeys::of(REPO, &two, vec![b"rotated".to_vec()]);
+    RepoKeys::change(&disk, |_, _| Ok::<_, RepoError>((rotated.clone(), ()))).unwrap();
+    let repo = Repo::open(Arc::new(LocalDisk::new(&vault)), &two, Mode::Write).unwrap();
+    let plain = vec![42; 1000];
+    let mut compressor = Compressor::new().unwrap();
+    let keys = two.agent_keys();
+    let parcel = compressor.pack(&keys, BlobKind::Data, vec![], &plain, 1).unwrap();
+    repo.insert(seal(&two, REPO, &parcel).unwrap(), &[]).unwrap();
+    repo.barrier().unwrap();
+    assert!(repo.packs().iter().any(|pack| repo.pack_epoch(*pack).unwrap() == 2));
+    let mut writer = MediaSetWriter::open(library.clone(), order(&vault), clock).unwrap();
+    protect(&repo, 2);
+    copy(&vault, &repo, &mut writer);
+    drop((writer, repo));
+
+    let media = reader(&library);
+    assert_eq!(RepoKeys::decode(&media.keys(REPO).unwrap(), "keys").unwrap(), rotated);
+    let mut found = Vec::new();
+    let mut look = |bytes: &[u8]| {
+        found.push(RepoKeys::decode(bytes, "keys").unwrap().wraps);
+        false
+    };
+    media.find_keys(REPO, &mut look).unwrap();
+    assert_eq!(found, [vec![b"rotated".to_vec()], vec![b"wrapped".to_vec()]]);
+    let staged = root.path().join("staged");
+    let (_, fetched) = stage(&media, PointId::from_bytes([2; 16]), &staged).unwrap();
+    assert!(fetched.missing.is_empty());
+    let back = Repo::open(Arc::new(LocalDisk::new(&staged)), &two, Mode::Read).unwrap();
+    assert_eq!(back.plain(parcel.head.id, BlobKind::Data).unwrap(), plain);
+    assert!(back.verify(Depth::Plain).unwrap().is_sound());
+    // Who has the older key only reads what was written under it, and is told of the rest.
+    let old = Repo::open(Arc::new(LocalDisk::new(&staged)), &KEY, Mode::Read).unwrap();
+    old.plain(first[0], BlobKind::Data).unwrap();
+    let refused = old.plain(parcel.head.id, BlobKind::Data);
+    assert!(matches!(refused, Err(RepoError::NewerEpoch { epoch: 2, .. })), "{refused:?}");
 }

@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use strongroom_protocol::{BlobKind, ChunkId, PointId, Reference, RepoId, Timestamp, WorkloadId};
+use strongroom_store::keys::VaultKey;
 use strongroom_store::manifest::{
-    Body, Consistency, Gap, GapList, GapReason, Head, Manifest, ManifestError, Stats, decode_gaps,
-    encode_gaps,
+    Body, Consistency, Gap, GapList, GapReason, Head, Manifest, ManifestError, READER_VERSION,
+    Stats, decode_gaps, encode_gaps, reader_version_min,
 };
 
-const KEY: [u8; 32] = [7; 32];
+const KEY: VaultKey = VaultKey::from_bytes([7; 32]);
 
 fn sample() -> Manifest {
     let root = ChunkId([1; 32]);
@@ -78,7 +79,7 @@ fn every_flipped_bit_and_every_cut_is_met() {
 fn a_wrong_key_is_not_called_damage() {
     let manifest = sample();
     let bytes = manifest.encode(&KEY).unwrap();
-    let error = Manifest::decode(&bytes, &[8; 32]).unwrap_err();
+    let error = Manifest::decode(&bytes, &VaultKey::from_bytes([8; 32])).unwrap_err();
     assert!(matches!(error, ManifestError::Sealed { point } if point == manifest.head.point));
     let mut broken = bytes;
     broken[60] ^= 1;
@@ -89,7 +90,7 @@ fn a_wrong_key_is_not_called_damage() {
 #[test]
 fn a_newer_version_says_so() {
     let mut newer = sample();
-    newer.head.reader_version_min = 2;
+    newer.head.reader_version_min = READER_VERSION + 1;
     let bytes = newer.encode(&KEY).unwrap();
     for error in
         [Manifest::decode(&bytes, &KEY).unwrap_err(), Manifest::decode_head(&bytes).unwrap_err()]
@@ -148,3 +149,22 @@ const GOLDEN: &str = "\
     a75a6e9ec4f7284bf8730bb282f0fb234fb95685bb2313f05e467d4bf9c2edd6eca6df1f1da42929\
     d62af2e8bd5d45576c04f30c891e2bf5477ca9715fe4b61f080fd71207511e65dbaa25d7175774af\
     1c04044d659699ad";
+
+#[test]
+fn a_point_opens_with_the_key_of_its_epoch_and_says_so_where_there_is_none() {
+    let two = KEY.rotated().unwrap();
+    let old = sample().encode(&two).unwrap();
+    assert_eq!(Manifest::decode(&old, &KEY).unwrap(), sample(), "epoch 1 is as it was");
+    let mut manifest = sample();
+    manifest.head.key_epoch = 2;
+    manifest.head.reader_version_min = reader_version_min(2);
+    let bytes = manifest.encode(&two).unwrap();
+    assert_eq!(Manifest::decode(&bytes, &two).unwrap(), manifest);
+    let refused = Manifest::decode(&bytes, &KEY);
+    assert!(matches!(refused, Err(ManifestError::Epoch { epoch: 2, known: 1, .. })));
+    let other = KEY.rotated().unwrap();
+    assert!(matches!(Manifest::decode(&bytes, &other), Err(ManifestError::Sealed { .. })));
+    manifest.head.key_epoch = 0;
+    assert!(matches!(manifest.encode(&two), Err(ManifestError::Epoch { epoch: 0, .. })));
+    assert_eq!((reader_version_min(1), reader_version_min(2), READER_VERSION), (1, 2, 2));
+}

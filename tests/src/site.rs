@@ -110,7 +110,7 @@ impl TwoSites {
         let key = VaultKey::fresh()?;
         let owner = repo.to_string();
         let context = WrapContext { purpose: "vault key", owner: &owner };
-        let secret = Secret::new(key.as_bytes().to_vec());
+        let secret = Secret::new(key.to_secret().to_vec());
         let wrap = Wrapped::by_recovery(&secret, &recovery, context)?;
         let setup = RepoSetup {
             repo,
@@ -169,7 +169,7 @@ impl TwoSites {
         let authority = root.issue_site(&settings.site, self.clock.now())?;
         let home = Home::create(&self.home(node), settings)?;
         authority.save(&home.authority())?;
-        files::write_private(&home.vault_key(), key.as_bytes())?;
+        files::write_private(&home.vault_key(), &key.to_secret())?;
         Repo::create(&LocalDisk::new(home.repo()), setup, key)?;
         Ok(())
     }

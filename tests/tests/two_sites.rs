@@ -84,7 +84,7 @@ async fn a_tree_of_every_odd_kind_comes_back_from_every_copy() {
     let (_, data) = stage(&reader, point, &staged).unwrap();
     assert!(data.missing.is_empty());
     let key = std::fs::read(dir.path().join("lost/vault.key")).unwrap();
-    let key = VaultKey::from_bytes(key.try_into().unwrap());
+    let key = VaultKey::from_secret(&key).unwrap();
     let repo = Repo::open(Arc::new(LocalDisk::new(&staged)), &key, Mode::Read).unwrap();
     let root = repo.point(point).unwrap().body.root;
     let target = dir.path().join("from-media");

@@ -8,7 +8,7 @@ use strongroom_certs::Cost;
 use strongroom_protocol::{OrgName, SiteName};
 
 use crate::failure::{Ending, Failure};
-use crate::secrets::new_passphrase;
+use crate::secrets::{new_passphrase, sheet};
 use crate::session::{Session, blocking};
 use crate::setup::{InitOrder, InitReport, init};
 
@@ -83,19 +83,13 @@ impl InitArgs {
     }
 }
 
-/// The key in two lines of seven groups, so that it fits on paper and on a narrow screen.
 fn told(report: &InitReport) -> String {
-    let text = report.recovery.to_text();
-    let groups: Vec<&str> = text.split('-').collect();
-    let lines: Vec<String> = groups.chunks(7).map(|line| line.join("-")).collect();
     let show = |path: &std::path::Path| path.display().to_string();
     let mut told = format!(
-        "RECOVERY KEY\n\n    {}-\n    {}\n\nWrite it on paper now: it is shown once and stored \
-         nowhere. It opens everything\nwhen the passphrase is lost; with one copy of the data it \
+        "{}It opens everything\nwhen the passphrase is lost; with one copy of the data it \
          is all a restore needs.\n\nMove {} off this host and keep it offline; it is needed only \
          to add sites.\n\nNext:\n",
-        lines.first().map_or("", String::as_str),
-        lines.get(1).map_or("", String::as_str),
+        *sheet(&report.recovery),
         show(&report.org_dir),
     );
     let proxy = show(&report.proxy_dir);

@@ -10,14 +10,15 @@ const NONCE_BYTES: usize = 12;
 
 /// A fresh nonce and the sealed body.
 pub(super) fn seal(
-    vault_key: &[u8; 32],
+    vault_key: &VaultKey,
+    epoch: u32,
     point: PointId,
     head: &[u8],
     mut body: Vec<u8>,
 ) -> Result<([u8; NONCE_BYTES], Vec<u8>), ManifestError> {
     let mut nonce = [0; NONCE_BYTES];
     aws_lc_rs::rand::fill(&mut nonce).map_err(|_| ManifestError::NoRandomness)?;
-    let key = key_of(vault_key, point)?;
+    let key = key_of(vault_key, epoch, point)?;
     let sealed = Nonce::assume_unique_for_key(nonce);
     key.seal_in_place_append_tag(sealed, Aad::from(head), &mut body)
         .map_err(|_| ManifestError::Sealed { point })?;
@@ -26,13 +27,14 @@ pub(super) fn seal(
 
 /// The body, if the key and the head are those it was sealed with.
 pub(super) fn open(
-    vault_key: &[u8; 32],
+    vault_key: &VaultKey,
+    epoch: u32,
     point: PointId,
     head: &[u8],
     nonce: [u8; NONCE_BYTES],
     sealed: &[u8],
 ) -> Result<Vec<u8>, ManifestError> {
-    let key = key_of(vault_key, point)?;
+    let key = key_of(vault_key, epoch, point)?;
     let mut body = sealed.to_vec();
     let nonce = Nonce::assume_unique_for_key(nonce);
     let length = key
@@ -43,8 +45,10 @@ pub(super) fn open(
     Ok(body)
 }
 
-fn key_of(vault_key: &[u8; 32], point: PointId) -> Result<LessSafeKey, ManifestError> {
-    let key = VaultKey::from_bytes(*vault_key).point_key(point);
-    let key = UnboundKey::new(&AES_256_GCM, &key).map_err(|_| ManifestError::Sealed { point })?;
+fn key_of(key: &VaultKey, epoch: u32, point: PointId) -> Result<LessSafeKey, ManifestError> {
+    let known = key.epoch();
+    let key = key.point_key(epoch, point);
+    let key = key.ok_or(ManifestError::Epoch { point, epoch, known })?;
+    let key = UnboundKey::new(&AES_256_GCM, &*key).map_err(|_| ManifestError::Sealed { point })?;
     Ok(LessSafeKey::new(key))
 }

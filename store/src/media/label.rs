@@ -39,7 +39,7 @@ impl FileKind {
         match head.first_chunk::<MAGIC_BYTES>() {
             Some(b"SRLABL01") => Self::Label,
             Some(b"SRCONF01") => Self::Config,
-            Some(b"SRKEYS01") => Self::Keys,
+            Some(b"SRKEYS01" | b"SRKEYS02") => Self::Keys,
             Some(b"SRPACK01") => Self::Pack,
             Some(b"SRPOIN01") => Self::Manifest,
             Some(b"SRCATL01") => Self::Catalog,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use strongroom_protocol::{MediaSetName, MediumId, OrgName, PackId, PointId, RepoId, Timestamp};
 
 use crate::media::MediaError;
-use crate::media::catalog::{Held, Place, WhatV1};
+use crate::media::catalog::{EntryV1, Held, Place, WhatV1};
 use crate::media::label::{CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX, ManifestHead, checked, repo_of};
 use crate::media::reel::{FileReader, Reel};
 use crate::media::scan::{FileReport, scan};
@@ -120,6 +120,36 @@ impl MediaReader {
     /// The repository's `keys` as last written.
     pub fn keys(&self, repo: RepoId) -> Result<Vec<u8>, MediaError> {
         self.header(repo, WhatV1::Keys, "the keys")
+    }
+
+    /// Every `keys` of the repository that is whole on a medium here, newest first, until one
+    /// will do: who lost the newest secret may have that of an older copy.
+    pub fn find_keys(
+        &self,
+        repo: RepoId,
+        will_do: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<(), MediaError> {
+        let mut media: Vec<&Medium> = self.survey.media.values().collect();
+        media.retain(|medium| medium.label.repo == repo && medium.health != Health::Absent);
+        media.sort_by_key(|medium| (medium.session_last, medium.label.sequence));
+        let mut seen = BTreeSet::new();
+        for medium in media.into_iter().rev() {
+            let keys = |entry: &&EntryV1| entry.what == WhatV1::Keys;
+            let mut files: Vec<u32> =
+                medium.entries.iter().filter(keys).map(|entry| entry.file).collect();
+            files.sort_unstable();
+            for file in files.into_iter().rev() {
+                let bytes = self.file(medium, file, CONFIG_BYTES_MAX)?;
+                let right = |bytes: &Vec<u8>| checked(bytes).and_then(repo_of) == Some(repo);
+                let bytes = bytes.filter(right);
+                // The same on every cartridge is tried once.
+                let new = bytes.filter(|bytes| seen.insert(*blake3::hash(bytes).as_bytes()));
+                if new.is_some_and(|bytes| will_do(&bytes)) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The manifest of a point, from the first place that has it whole.

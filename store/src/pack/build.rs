@@ -4,8 +4,8 @@
 use strongroom_protocol::id::{PackId, RepoId};
 
 use super::{
-    FOOTER_ENTRY_BYTES, HEADER_BYTES, KEY_EPOCH, MAGIC, PACK_BYTES_MAX, PackClass, PackEntry,
-    PackError, TRAILER_BYTES, TRAILER_MAGIC, hash_range, scan_forward,
+    FOOTER_ENTRY_BYTES, HEADER_BYTES, MAGIC, PACK_BYTES_MAX, PackClass, PackEntry, PackError,
+    TRAILER_BYTES, TRAILER_MAGIC, hash_range, scan_forward,
 };
 use crate::disk::{DiskError, ReadFile};
 use crate::seal::Sealed;
@@ -15,25 +15,31 @@ pub struct PackBuilder {
     hasher: blake3::Hasher,
     entries: Vec<PackEntry>,
     len: u64,
+    epoch: u32,
 }
 
 impl PackBuilder {
-    /// A new pack and its header's bytes.
-    pub fn begin(repo: RepoId, class: PackClass) -> (Self, [u8; HEADER_BYTES]) {
-        let header = encode_header(repo, class);
+    /// A new pack for records of one key epoch, and its header's bytes.
+    pub fn begin(repo: RepoId, class: PackClass, epoch: u32) -> (Self, [u8; HEADER_BYTES]) {
+        let header = encode_header(repo, class, epoch);
         let mut hasher = blake3::Hasher::new();
         hasher.update(&header);
-        (Self { hasher, entries: Vec::new(), len: HEADER_BYTES as u64 }, header)
+        (Self { hasher, entries: Vec::new(), len: HEADER_BYTES as u64, epoch }, header)
     }
 
     /// The builder of an unfinished pack, from its whole records.
-    pub fn reread(file: &dyn ReadFile, repo: RepoId, class: PackClass) -> Result<Self, DiskError> {
+    pub fn reread(
+        file: &dyn ReadFile,
+        repo: RepoId,
+        class: PackClass,
+        epoch: u32,
+    ) -> Result<Self, DiskError> {
         let entries = match scan_forward(file, repo) {
             Ok((_, entries)) => entries,
             Err(PackError::Disk(error)) => return Err(error),
             Err(_) => Vec::new(),
         };
-        let mut builder = Self::begin(repo, class).0;
+        let mut builder = Self::begin(repo, class, epoch).0;
         builder.len = entries.iter().map(|entry| u64::from(entry.record_len)).sum::<u64>()
             + HEADER_BYTES as u64;
         builder.hasher.reset();
@@ -42,9 +48,11 @@ impl PackBuilder {
         Ok(builder)
     }
 
-    /// Whether the pack can take a record and still be closed.
+    /// Whether the pack can take a record and still be closed. One of another key epoch never
+    /// fits: the header speaks for every record.
     pub fn has_room(&self, record: &Sealed) -> bool {
-        self.len + record.bytes.len() as u64 + self.footer_len() <= PACK_BYTES_MAX
+        record.epoch == self.epoch
+            && self.len + record.bytes.len() as u64 + self.footer_len() <= PACK_BYTES_MAX
     }
 
     /// Notes a record appended; nothing when the pack cannot take it any more.
@@ -60,6 +68,11 @@ impl PackBuilder {
         self.entries.push(entry);
         self.len += u64::from(record_len);
         Some(entry)
+    }
+
+    /// The key epoch of its records.
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// Bytes so far.
@@ -103,10 +116,10 @@ impl PackBuilder {
     }
 }
 
-fn encode_header(repo: RepoId, class: PackClass) -> [u8; HEADER_BYTES] {
+fn encode_header(repo: RepoId, class: PackClass, epoch: u32) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     let fields: [&[u8]; 5] =
-        [MAGIC, repo.as_bytes(), &[class.code()], &[0; 3], &KEY_EPOCH.to_le_bytes()];
+        [MAGIC, repo.as_bytes(), &[class.code()], &[0; 3], &epoch.to_le_bytes()];
     for (place, byte) in header.iter_mut().zip(fields.concat()) {
         *place = byte;
     }

@@ -1,5 +1,6 @@
-//! `config` and `keys` (format.md section 2): magic, content, hash. A version newer than ours is
-//! named as such; anything else that does not hold is damage, never a guess.
+//! `config` (format.md section 2), and what it has in common with `keys`: magic, content, hash. A
+//! version newer than ours is named as such; anything else that does not hold is damage, never a
+//! guess.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use strongroom_protocol::id::{OrgName, RepoId};
@@ -11,10 +12,9 @@ use crate::disk::{Disk, read_all};
 use crate::keys::VaultKey;
 
 const CONFIG_MAGIC: &[u8; 8] = b"SRCONF01";
-const KEYS_MAGIC: &[u8; 8] = b"SRKEYS01";
 const HASH_BYTES: usize = 32;
 /// Longest `config` or `keys`: some thousand recipients.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 /// The cutting algorithm `mincut`.
 const MINCUT: u8 = 1;
 
@@ -37,13 +37,6 @@ pub struct RepoConfig {
     pub created: Timestamp,
     pub cut: CutParams,
     pub(super) key_check: [u8; 32],
-}
-
-/// What `keys` says.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct RepoKeys {
-    pub repo: RepoId,
-    pub wraps: Vec<Vec<u8>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -98,25 +91,18 @@ impl RepoConfig {
         })
     }
 
+    /// The `config` of the repository that lies there.
+    pub fn read(disk: &dyn Disk) -> Result<Self, RepoError> {
+        read_config(disk)
+    }
+
     /// Whether `key` is this repository's.
     pub fn is_key(&self, key: &VaultKey) -> bool {
         key.key_check() == self.key_check
     }
 }
 
-impl RepoKeys {
-    /// The file's bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        frame(KEYS_MAGIC, self)
-    }
-
-    /// From the file's bytes; `path` is for the error.
-    pub fn decode(bytes: &[u8], path: &str) -> Result<Self, RepoError> {
-        unframe(KEYS_MAGIC, bytes, path)
-    }
-}
-
-fn frame<T: Serialize>(magic: &[u8; 8], content: &T) -> Vec<u8> {
+pub(super) fn frame<T: Serialize>(magic: &[u8; 8], content: &T) -> Vec<u8> {
     // Encoding plain structs into a growing buffer has nothing that can fail.
     let mut bytes = postcard::to_extend(content, magic.to_vec()).unwrap_or_default();
     let hash = blake3::hash(&bytes);
@@ -124,7 +110,11 @@ fn frame<T: Serialize>(magic: &[u8; 8], content: &T) -> Vec<u8> {
     bytes
 }
 
-fn unframe<T: DeserializeOwned>(magic: &[u8; 8], bytes: &[u8], path: &str) -> Result<T, RepoError> {
+pub(super) fn unframe<T: DeserializeOwned>(
+    magic: &[u8; 8],
+    bytes: &[u8],
+    path: &str,
+) -> Result<T, RepoError> {
     let damaged = |reason| RepoError::DamagedFile { path: path.to_owned(), reason };
     let body = bytes.len().checked_sub(HASH_BYTES).ok_or_else(|| damaged("it is too short"))?;
     let (body, hash) = bytes.split_at(body);
@@ -137,7 +127,10 @@ fn unframe<T: DeserializeOwned>(magic: &[u8; 8], bytes: &[u8], path: &str) -> Re
         let found = String::from_utf8_lossy(&version).into_owned();
         return Err(RepoError::NewerVersion { path: path.to_owned(), found });
     }
-    if !holds || found != magic {
+    if holds && found != magic {
+        return Err(damaged("it is a file of another kind"));
+    }
+    if !holds {
         return Err(damaged("its hash does not hold"));
     }
     let (content, rest) =
@@ -154,23 +147,6 @@ pub(super) fn read_config(disk: &dyn Disk) -> Result<RepoConfig, RepoError> {
         bytes => bytes?,
     };
     RepoConfig::decode(&bytes, &disk.describe("config"))
-}
-
-/// Reads `keys`.
-pub(super) fn read_keys(disk: &dyn Disk, repo: RepoId) -> Result<RepoKeys, RepoError> {
-    let path = disk.describe("keys");
-    let bytes = match read_all(disk, "keys", FILE_BYTES_MAX) {
-        Err(error) if error.is_missing() => {
-            return Err(RepoError::DamagedFile { path, reason: "it is missing" });
-        }
-        bytes => bytes?,
-    };
-    let keys = RepoKeys::decode(&bytes, &path)?;
-    if keys.repo == repo {
-        Ok(keys)
-    } else {
-        Err(RepoError::DamagedFile { path, reason: "it is another repository's" })
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What can go wrong with a repository, told apart by what a caller would do about it.
 
 use strongroom_protocol::blob::Reference;
-use strongroom_protocol::id::{ChunkId, PackId, PointId};
+use strongroom_protocol::id::{ChunkId, PackId, PointId, RepoId};
 
 use super::closure::Incomplete;
 use crate::disk::DiskError;
@@ -37,12 +37,23 @@ pub enum RepoError {
     /// Another process writes it.
     #[error("the repository at {path} is in use by another process")]
     InUse { path: String },
+    /// Another change of the wrapped keys is under way.
+    #[error("{path} is being changed by another process")]
+    KeysBusy { path: String },
     /// A manifest that does not belong under this name, or does not hold.
     #[error("the manifest of point {point} is refused: {reason}")]
     Manifest { point: PointId, reason: &'static str },
+    /// Sealed under a key epoch that the key at hand does not hold.
+    #[error(
+        "pack {pack} is sealed under key epoch {epoch}, and the vault key here ends at {known}"
+    )]
+    NewerEpoch { pack: PackId, epoch: u32, known: u32 },
     /// Written by a newer version.
-    #[error("{path} has format version {found}, this program reads version 01")]
+    #[error("{path} has format version {found}, which is newer than this program reads")]
     NewerVersion { path: String, found: String },
+    /// Keys nobody could open.
+    #[error("{path} would have no recipient left")]
+    NoRecipient { path: String },
     /// Opened without the vault key.
     #[error("the repository was opened without its key")]
     NoKey,
@@ -61,6 +72,9 @@ pub enum RepoError {
     /// The bytes received are not the pack they were sent as.
     #[error("the bytes received are not pack {pack}: {reason}")]
     NotThePack { pack: PackId, reason: &'static str },
+    /// A file that belongs to another repository.
+    #[error("{path} is of repository {found}, and this is repository {wanted}")]
+    OtherRepository { path: String, found: RepoId, wanted: RepoId },
     /// A parcel did not open.
     #[error("blob {id} does not open")]
     Parcel { id: ChunkId, source: ParcelError },
@@ -73,6 +87,9 @@ pub enum RepoError {
     /// No thread for the writer.
     #[error("cannot start the repository's writer")]
     Start(#[source] std::io::Error),
+    /// The vault key has epochs that no recipient could open.
+    #[error("{path} wraps {wrapped} key epochs, and the vault key has {held}")]
+    Unwrapped { path: String, wrapped: u32, held: u32 },
     /// The key is not this repository's.
     #[error("the key does not belong to the repository at {path}")]
     WrongKey { path: String },

@@ -6,11 +6,13 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
-use super::config::{RepoConfig, RepoKeys, RepoSetup, read_config, read_keys};
+use super::config::{RepoConfig, RepoSetup, read_config};
+use super::epochs::{Epochs, check_key};
 use super::error::RepoError;
 use super::reserve::RESERVE_BYTES;
+use super::wraps::{RepoKeys, read_keys, write_keys};
 use super::{Health, Inner, Repo};
-use crate::disk::{Disk, write_durably, write_whole};
+use crate::disk::{Disk, write_durably};
 use crate::index::{Index, Losses};
 use crate::keys::VaultKey;
 use crate::writer::{Writer, WriterLimits};
@@ -64,8 +66,7 @@ impl Repo {
             // Above the repository's own directory nothing can be named.
             disk.sync_dir(directory)?;
         }
-        let keys = RepoKeys { repo: setup.repo, wraps: setup.wraps.clone() };
-        write_durably(disk, "tmp/keys", "keys", &keys.encode())?;
+        write_keys(disk, &RepoKeys::of(setup.repo, key, setup.wraps.clone()))?;
         let config = RepoConfig::new(setup, key);
         write_durably(disk, "tmp/config", "config", &config.encode())?;
         Ok(())
@@ -100,8 +101,11 @@ impl Repo {
     ) -> Result<Self, RepoError> {
         let config = read_config(&*disk)?;
         let wraps = read_keys(&*disk, config.repo)?;
-        if key.is_some_and(|key| !config.is_key(key)) {
-            return Err(RepoError::WrongKey { path: disk.describe("") });
+        if let Some(key) = key {
+            if !config.is_key(key) {
+                return Err(RepoError::WrongKey { path: disk.describe("") });
+            }
+            check_key(&*disk, &wraps, key, options.mode)?;
         }
         let lock = match options.mode {
             Mode::Read => None,
@@ -133,6 +137,7 @@ impl Repo {
             index,
             writer,
             readers: Mutex::new(VecDeque::new()),
+            epochs: Epochs::default(),
             incoming: Arc::default(),
             health: Mutex::new(health(losses)),
             flushing: AtomicBool::new(false),
@@ -147,15 +152,6 @@ impl Repo {
             repo.inner.make_reserve();
         }
         Ok(repo)
-    }
-
-    /// Replaces the wrapped keys, such as when a recipient is added.
-    pub fn replace_wraps(&self, wraps: Vec<Vec<u8>>) -> Result<(), RepoError> {
-        self.inner.writer()?;
-        let keys = RepoKeys { repo: self.id(), wraps };
-        let disk = &*self.inner.disk;
-        write_whole(disk, "tmp/keys", "keys", &keys.encode())?;
-        Ok(disk.sync_dir("")?)
     }
 }
 

@@ -59,7 +59,11 @@ impl Repo {
             let source = Box::new(source);
             RepoError::DamagedBlob { id, pack: place.pack, source }
         };
-        let parcel = open_record(self.vault_key()?, self.id(), record).map_err(damaged)?;
+        let epoch = self.opening_epoch(place.pack)?;
+        let parcel =
+            open_record(self.vault_key()?, self.id(), epoch, record).map_err(|source| {
+                self.closed_by_epoch(place.pack).unwrap_or_else(|| damaged(source))
+            })?;
         if parcel.head.id == id {
             Ok(parcel)
         } else {
@@ -172,6 +176,7 @@ impl Inner {
     /// Closes the files of packs that are gone.
     pub(super) fn close_readers(&self, gone: &HashSet<PackId>) {
         self.readers().retain(|(pack, _)| !gone.contains(pack));
+        self.epochs.forget(gone);
     }
 
     /// A file kept from before, moved to where it is forgotten last.

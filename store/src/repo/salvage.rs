@@ -9,7 +9,7 @@ use super::error::{InsertError, RepoError};
 use super::insert::Inserted;
 use crate::disk::{Disk, DiskError, ReadFile};
 use crate::keys::VaultKey;
-use crate::pack::{PackClass, PackEntry, scan_forward};
+use crate::pack::{PackClass, PackEntry, read_epoch, scan_forward};
 use crate::seal::{RecordHead, Sealed, open_record};
 
 /// Names of unfinished packs end so.
@@ -66,9 +66,10 @@ impl Repo {
         if class != wanted {
             return Ok(());
         }
+        let Ok(epoch) = read_epoch(&*file, self.id()) else { return Ok(()) };
         let (mut saved, mut abandoned) = (0, 0);
         for entry in &entries {
-            let Some((record, head)) = read_proven(&*file, key, self.id(), entry) else {
+            let Some((record, head)) = read_proven(&*file, key, (self.id(), epoch), entry) else {
                 abandoned += 1;
                 continue;
             };
@@ -93,13 +94,13 @@ impl Repo {
 fn read_proven(
     file: &dyn ReadFile,
     key: &VaultKey,
-    repo: RepoId,
+    (repo, epoch): (RepoId, u32),
     entry: &PackEntry,
 ) -> Option<(Sealed, RecordHead)> {
     let mut bytes = vec![0; entry.record_len as usize];
     file.read_exact_at(&mut bytes, u64::from(entry.offset)).ok()?;
-    open_record(key, repo, &bytes).ok()?;
+    open_record(key, repo, epoch, &bytes).ok()?;
     let head = RecordHead::parse(&bytes).ok()?;
     let PackEntry { id, kind, plain_len, .. } = *entry;
-    Some((Sealed { id, kind, plain_len, bytes: bytes.into() }, head))
+    Some((Sealed { id, kind, plain_len, epoch, bytes: bytes.into() }, head))
 }

@@ -9,7 +9,7 @@ use strongroom_protocol::id::{ChunkId, PackId, PointId, WorkloadId};
 use super::Repo;
 use super::error::RepoError;
 use crate::disk::ReadFile;
-use crate::pack::{PackEntry, hash_file, read_footer, scan_forward};
+use crate::pack::{PackEntry, hash_file, read_epoch, read_footer, scan_forward};
 use crate::parcel;
 use crate::seal::open_record;
 
@@ -76,6 +76,9 @@ impl Repo {
         }
         let mut report = VerifyReport::default();
         for pack in self.packs() {
+            if depth == Depth::Plain {
+                self.check_epoch(pack)?;
+            }
             self.verify_pack(pack, depth, &mut report);
         }
         for pack in self.health().missing_packs {
@@ -120,9 +123,10 @@ impl Repo {
         let entries = footer.or_else(|_| scan_forward(&*file, self.id()));
         let entries = entries.map_or_else(|_| Vec::new(), |(_, entries)| entries);
         report.blobs += entries.len() as u64;
+        let epoch = (depth == Depth::Plain).then(|| self.verified_epoch(&*file)).flatten();
         let (mut sound, mut blobs) = (BTreeSet::new(), BTreeSet::new());
         for entry in &entries {
-            let holds = depth == Depth::Plain && self.opens(&*file, entry);
+            let holds = epoch.is_some_and(|epoch| self.opens(&*file, epoch, entry));
             if holds {
                 sound.insert(entry.id)
             } else {
@@ -138,11 +142,19 @@ impl Repo {
         }
     }
 
-    fn opens(&self, file: &dyn ReadFile, entry: &PackEntry) -> bool {
+    /// A damaged header hides the epoch; where there is one only, it is known all the same.
+    fn verified_epoch(&self, file: &dyn ReadFile) -> Option<u32> {
+        match self.vault_key().ok()?.epoch() {
+            1 => Some(1),
+            _ => read_epoch(file, self.id()).ok(),
+        }
+    }
+
+    fn opens(&self, file: &dyn ReadFile, epoch: u32, entry: &PackEntry) -> bool {
         let (Ok(key), Ok(agent)) = (self.vault_key(), self.agent_keys()) else { return false };
         let mut record = vec![0; entry.record_len as usize];
         let read = file.read_exact_at(&mut record, u64::from(entry.offset)).is_ok();
-        let parcel = read.then(|| open_record(key, self.id(), &record).ok()).flatten();
+        let parcel = read.then(|| open_record(key, self.id(), epoch, &record).ok()).flatten();
         parcel.is_some_and(|parcel| {
             parcel.head.id == entry.id && parcel::open(&parcel, agent).is_ok()
         })

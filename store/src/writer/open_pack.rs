@@ -43,9 +43,10 @@ impl OpenPack {
         path: String,
         repo: RepoId,
         class: PackClass,
+        epoch: u32,
     ) -> Result<Self, DiskError> {
         let file = disk.create(&path)?;
-        let (builder, header) = PackBuilder::begin(repo, class);
+        let (builder, header) = PackBuilder::begin(repo, class, epoch);
         let buffer = header.to_vec();
         let writeback_at = WRITEBACK_BYTES;
         Ok(Self { file, path, class, builder, buffer, writeback_at, closed: None })
@@ -117,13 +118,14 @@ pub(super) fn salvage(disk: &dyn Disk, repo: RepoId, pack: OpenPack) -> Option<C
     let end = |entry: &PackEntry| u64::from(entry.offset) + u64::from(entry.record_len);
     let mut whole: Vec<PackEntry> =
         entries.into_iter().filter(|entry| end(entry) <= written).collect();
+    let epoch = pack.builder.epoch();
     let OpenPack { mut file, path, class, .. } = pack;
     for _ in 0..2 {
         let keep = whole.last().map_or(HEADER_BYTES as u64, end);
         if whole.is_empty() {
             break;
         }
-        match reclose(disk, repo, &path, class, &mut *file, keep) {
+        match reclose(disk, repo, &path, (class, epoch), &mut *file, keep) {
             Ok((id, entries)) => return Some(ClosedPack { file, path, class, id, entries }),
             Err(error) => {
                 tracing::warn!(path, error = %error.source, "cannot keep an unfinished pack");
@@ -141,13 +143,13 @@ fn reclose(
     disk: &dyn Disk,
     repo: RepoId,
     path: &str,
-    class: PackClass,
+    (class, epoch): (PackClass, u32),
     file: &mut dyn AppendFile,
     keep: u64,
 ) -> Result<(PackId, Vec<PackEntry>), DiskError> {
     file.truncate(keep)?;
     let reader = disk.open(path)?;
-    let mut builder = PackBuilder::reread(&*reader, repo, class)?;
+    let mut builder = PackBuilder::reread(&*reader, repo, class, epoch)?;
     let (tail, id, entries) = builder.take_finished();
     file.append(&tail)?;
     Ok((id, entries))

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use strongroom_protocol::{FixedClock, Timestamp};
+use strongroom_store::keys::VaultKey;
 use strongroom_store::media::{LabelV1, MediaIdentity, MediaReader, MediaSetWriter, SetOrder};
 use strongroom_store::tape::{
     Barcode, Drive, Position, Protection, Readout, Room, Slot, TapeError, TapeLibrary,
@@ -27,6 +28,7 @@ pub fn medium(bytes: &[u8]) -> bool {
         let _ = reader.manifest(*point);
     }
     let _ = (reader.config(REPO), reader.keys(REPO));
+    let _ = reader.find_keys(REPO, &mut |_| false);
     !media.is_empty()
 }
 
@@ -63,7 +65,7 @@ fn written() -> Option<Vec<File>> {
     let clock = Arc::new(FixedClock::at(Timestamp::from_unix_seconds(1_800_000_000)));
     let mut writer = MediaSetWriter::open(library, order, clock).ok()?;
     writer.begin(10_000).ok()?;
-    let bytes = manifest.encode(&[7; 32]).ok()?;
+    let bytes = manifest.encode(&VaultKey::from_bytes([7; 32])).ok()?;
     writer.put_manifest(manifest.head.workload, manifest.head.point, &bytes).ok()?;
     writer.finish().ok()?;
     drop(writer);

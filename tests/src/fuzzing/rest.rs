@@ -53,7 +53,7 @@ pub fn record(bytes: &[u8]) -> bool {
             assert!(head.plain_len as usize <= PLAIN_BYTES_MAX);
             assert!(head.record_len() >= HEAD_BYTES + head.references.len() * REFERENCE_BYTES);
         }
-        if let Ok(parcel) = open_record(&VaultKey::from_bytes(KEY), REPO, bytes) {
+        if let Ok(parcel) = open_record(&VaultKey::from_bytes(KEY), REPO, 1, bytes) {
             // What opens was sealed by a holder of the key, so it is one of the seeds.
             assert!(parcel.payload.len() <= PLAIN_BYTES_MAX);
         }
@@ -141,7 +141,7 @@ pub fn manifest(bytes: &[u8]) -> bool {
     for bytes in [bytes, &redigested(bytes)] {
         let head = Manifest::decode_head(bytes);
         accepted |= head.is_ok();
-        if let Ok(manifest) = Manifest::decode(bytes, &KEY) {
+        if let Ok(manifest) = Manifest::decode(bytes, &VaultKey::from_bytes(KEY)) {
             assert_eq!(head.as_ref().ok(), Some(&manifest.head));
         }
     }
@@ -208,7 +208,7 @@ pub(super) fn record_seeds() -> Vec<Vec<u8>> {
 /// A closed pack and an unfinished one.
 pub(super) fn pack_seeds() -> Vec<Vec<u8>> {
     let key = VaultKey::from_bytes(KEY);
-    let (mut builder, header) = PackBuilder::begin(REPO, PackClass::Data);
+    let (mut builder, header) = PackBuilder::begin(REPO, PackClass::Data, 1);
     let mut bytes = header.to_vec();
     for sealed in parcels().iter().filter_map(|parcel| seal(&key, REPO, parcel).ok()) {
         if builder.push(&sealed).is_some() {
@@ -293,13 +293,16 @@ pub(super) fn config_seeds() -> Vec<Vec<u8>> {
     let cut = (1_u8, 256_u32 << 10, 768_u32 << 10);
     let body = postcard::to_allocvec(&(*REPO.as_bytes(), "acme", 0_i64, cut, [5_u8; 32]));
     let config = redigested(&[b"SRCONF01", &body.unwrap_or_default()[..], &[0; 32]].concat());
-    vec![config, RepoKeys { repo: REPO, wraps: vec![vec![1, 2, 3]] }.encode()]
+    let wraps = || vec![vec![1, 2, 3]];
+    let rotated = VaultKey::from_secret(&[KEY, [6; 32]].concat());
+    let rotated = rotated.map(|key| RepoKeys::of(REPO, &key, wraps()).encode());
+    [config, RepoKeys::new(REPO, wraps()).encode()].into_iter().chain(rotated).collect()
 }
 
 /// One point, sealed and opened.
 pub(super) fn manifest_seeds() -> Vec<Vec<u8>> {
     let Some(manifest) = sample_manifest() else { return Vec::new() };
-    let sealed = manifest.encode(&KEY).ok();
+    let sealed = manifest.encode(&VaultKey::from_bytes(KEY)).ok();
     let opened = postcard::to_allocvec(&(&manifest.head, &manifest.body)).ok();
     sealed.into_iter().chain(opened).collect()
 }

@@ -4,7 +4,7 @@ use strongroom_protocol::control::{
     Ending, ExpireAnswer, ExpireOrder, ExpireOutcome, FilesSource, FromNode, Mounts, Naming,
     Overwrite, Progress, ProtectWork, RecoverWork, RetryAdvice, StepNews, ToNode, Welcome, Work,
 };
-use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse};
+use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse, TokenProof};
 use strongroom_protocol::opening::{Opened, Opening, RefusalKind};
 use strongroom_protocol::{Generation, Role};
 
@@ -47,7 +47,7 @@ impl Sampled for EnrolRequest {
     fn samples() -> Vec<Self> {
         [Role::Agent, Role::Coordinator, Role::Operator, Role::Proxy]
             .map(|role| Self::First {
-                secret: vec![7; 32],
+                secret: TokenProof(vec![7; 32]),
                 identity: identity(role),
                 csr: vec![0x30, 0x00],
             })

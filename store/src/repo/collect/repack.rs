@@ -35,12 +35,20 @@ impl Inner {
         }
         let live = marker.live_in(packs)?;
         let mut copied: Vec<Copied> = Vec::new();
-        for records in live.chunk_by(|one, next| one.place.pack == next.place.pack) {
+        // A pack is of one key epoch: those of one follow one another, so that few are closed
+        // early.
+        let of_one_pack = live.chunk_by(|one, next| one.place.pack == next.place.pack);
+        let mut by_epoch: Vec<(u32, &[Live])> = of_one_pack
+            .filter_map(|records| records.first().map(|live| (live.place.pack, records)))
+            .map(|(pack, records)| (self.pack_epoch(pack).unwrap_or_default(), records))
+            .collect();
+        by_epoch.sort_by_key(|(epoch, _)| *epoch);
+        for (epoch, records) in by_epoch {
             if watch(Collect::Repacking { bytes: report.copied_bytes }) == ControlFlow::Break(()) {
                 report.stopped = true;
                 break;
             }
-            match self.copy_pack(records, limits, report) {
+            match self.copy_pack(epoch, records, limits, report) {
                 Ok(true) => {
                     let ids = records.iter().map(|live| live.id).collect();
                     copied.extend(records.first().map(|live| (live.place.pack, ids)));
@@ -66,6 +74,7 @@ impl Inner {
     /// Copies the needed records of one pack; false when the pack is not whole.
     fn copy_pack(
         &self,
+        epoch: u32,
         records: &[Live],
         limits: &CollectLimits,
         report: &mut CollectReport,
@@ -83,7 +92,7 @@ impl Inner {
             }
             let len = bytes.len() as u64;
             let (kind, plain_len) = (place.kind, place.plain_len);
-            self.writer()?.copy(Sealed { id: *id, kind, plain_len, bytes })?;
+            self.writer()?.copy(Sealed { id: *id, kind, plain_len, epoch, bytes })?;
             report.copied_bytes += len;
             if let Some(rate) = limits.copied_bytes_per_second_max {
                 std::thread::sleep(Duration::from_secs_f64(len as f64 / rate.max(1) as f64));
