@@ -267,6 +267,9 @@ impl Restorer {
         let again = rustix::io::dup(&root).map_err(|errno| failed(errno.into()))?;
         shared.root.get_or_init(|| again);
         let root = Directory::root(root, meta, shared);
+        if shared.options.selection.is_all() {
+            tree.source().walked_in_order();
+        }
         with_writers(shared, |writers| {
             RestoreWalk::new(tree, Arc::clone(&root), page, writers, shared).run();
         });

@@ -4,11 +4,12 @@
 //! waits behind the other. Every blob is decompressed and its name recomputed here, by the
 //! thread that takes it, before it is believed.
 
+mod ahead;
 mod gathering;
 mod stream;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use strongroom_protocol::blob::{BlobKind, Parcel};
 use strongroom_protocol::data::ToReader;
@@ -22,16 +23,19 @@ use strongroom_store::tree::{Blob, BlobSource, Gather, SourceError};
 use tokio::runtime::Handle;
 
 use crate::ask::{AskError, open};
+use crate::reader::ahead::{Ahead, Taken};
 use crate::reader::gathering::{Gathering, Nothing};
 use crate::reader::stream::{Answer, Questions};
 
 /// A point at another node, readable from any thread that is not the runtime's.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RemotePoint {
     /// One blob at a time.
     single: Questions,
     /// Chunks by the thousand; opened when first wanted.
     bulk: Arc<OnceLock<Result<Questions, Refusal>>>,
+    /// What a walk in tree order will want; once there is one.
+    ahead: Arc<OnceLock<Mutex<Ahead>>>,
     link: Link,
     point: PointId,
     grant: Option<JobId>,
@@ -49,8 +53,11 @@ impl RemotePoint {
     ) -> Result<(Manifest, Self), AskError> {
         let received_bytes = Arc::default();
         let (manifest, keys, single) = begin(link, point, grant, &received_bytes).await?;
-        let (link, runtime, bulk) = (link.clone(), Handle::current(), Arc::default());
-        Ok((manifest, Self { single, bulk, link, point, grant, runtime, keys, received_bytes }))
+        let (link, runtime) = (link.clone(), Handle::current());
+        let (bulk, ahead) = (Arc::default(), Arc::default());
+        let opened =
+            Self { single, bulk, ahead, link, point, grant, runtime, keys, received_bytes };
+        Ok((manifest, opened))
     }
 
     /// By which blobs are named here: what is there already need not be fetched.
@@ -127,10 +134,32 @@ fn lost_link(kind: BlobKind, id: ChunkId) -> SourceError {
     SourceError::Unreachable { kind, id, source }
 }
 
+impl std::fmt::Debug for RemotePoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RemotePoint").field("point", &self.point).finish_non_exhaustive()
+    }
+}
+
 impl BlobSource for RemotePoint {
     fn blob(&self, kind: BlobKind, id: ChunkId) -> Result<Blob, SourceError> {
-        let answer = self.single.ask_one(id);
-        believe(&self.keys, kind, id, answer)
+        let Some(ahead) = self.ahead.get().filter(|_| kind.is_metadata()) else {
+            return believe(&self.keys, kind, id, self.single.ask(id).blocking_recv().ok());
+        };
+        let lock = || ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let (taken, path) = lock().take(id, &mut |id| self.single.ask(id));
+        let answer = match taken {
+            Taken::Here(answer) => Some(answer),
+            Taken::Coming(answer) => answer.blocking_recv().ok(),
+        };
+        let blob = believe(&self.keys, kind, id, answer)?;
+        if let Some(path) = path {
+            lock().came(&path, &blob.references, &mut |id| self.single.ask(id));
+        }
+        Ok(blob)
+    }
+
+    fn walked_in_order(&self) {
+        self.ahead.get_or_init(Mutex::default);
     }
 
     fn gather<'s>(&'s self, ids: Vec<ChunkId>) -> Box<dyn Gather + 's> {

@@ -37,6 +37,10 @@ pub trait BlobSource: Sync {
         self.blob(kind, id).map(|blob| blob.plain)
     }
 
+    /// Says that a walk of a whole tree in its own order begins, so that what it will want can be
+    /// asked for before; to be said once a source. Nothing to do where reading is near.
+    fn walked_in_order(&self) {}
+
     /// All of these data chunks, each named once, in whatever order suits where they lie.
     fn gather<'s>(&'s self, ids: Vec<ChunkId>) -> Box<dyn Gather + 's> {
         Box::new(InOrder::new(self, ids))
@@ -53,6 +57,9 @@ impl<S: BlobSource + ?Sized> BlobSource for &S {
     fn gather<'s>(&'s self, ids: Vec<ChunkId>) -> Box<dyn Gather + 's> {
         (**self).gather(ids)
     }
+    fn walked_in_order(&self) {
+        (**self).walked_in_order();
+    }
 }
 
 impl<S: BlobSource + Send + ?Sized> BlobSource for std::sync::Arc<S> {
@@ -64,6 +71,9 @@ impl<S: BlobSource + Send + ?Sized> BlobSource for std::sync::Arc<S> {
     }
     fn gather<'s>(&'s self, ids: Vec<ChunkId>) -> Box<dyn Gather + 's> {
         (**self).gather(ids)
+    }
+    fn walked_in_order(&self) {
+        (**self).walked_in_order();
     }
 }
 

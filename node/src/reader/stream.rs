@@ -60,11 +60,13 @@ impl Questions {
         Self(questions)
     }
 
-    /// Asks for one blob and waits for it; nothing if the link is lost. Blocking.
-    pub(super) fn ask_one(&self, id: ChunkId) -> Option<Answer> {
+    /// Asks for one blob; nothing comes if the link is lost. Blocking while thousands of
+    /// questions wait.
+    pub(super) fn ask(&self, id: ChunkId) -> oneshot::Receiver<Answer> {
         let (reply, answer) = oneshot::channel();
-        self.0.blocking_send(Question::One(id, reply)).ok()?;
-        answer.blocking_recv().ok()
+        // Not sent where the stream has ended: the answer never comes.
+        let _ = self.0.blocking_send(Question::One(id, reply));
+        answer
     }
 
     /// Asks for many; the answers come in any order, and end early if the link is lost.
