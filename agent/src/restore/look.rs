@@ -13,12 +13,15 @@ use strongroom_store::keys::AgentKeys;
 use crate::restore::Shared;
 use crate::restore::window::{Piece, Window, deliver};
 
+/// A chunk with its places, until a thread looks for it.
+type Sought = Mutex<Option<(ChunkId, Vec<Piece>)>>;
+
 /// Takes out of the window what is there and right; what of it belongs elsewhere too is
 /// written there from here.
 pub(crate) fn look(window: &mut Window, shared: &Shared) {
     let Some(keys) = shared.options.keys.as_ref().filter(|_| window.may_hold_some) else { return };
     let may_hold = |pieces: &Vec<Piece>| pieces.iter().any(|piece| piece.file.may_hold_some());
-    let chunks: Vec<Mutex<Option<(ChunkId, Vec<Piece>)>>> = window
+    let chunks: Vec<Sought> = window
         .chunks
         .extract_if(|_, pieces| may_hold(pieces))
         .map(|chunk| Mutex::new(Some(chunk)))
