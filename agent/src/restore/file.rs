@@ -240,8 +240,9 @@ impl File {
         let (shared, dir) = (self.shared(), &self.directory.dir);
         let (file, owners) = (opened.file.as_fd(), &shared.options.owners);
         match self.ground {
-            Ground::File => apply_to(file, &self.meta, owners)?,
-            _ => apply_to_new(file, &self.meta, owners, &self.directory.inherited)?,
+            Ground::Nothing => apply_to_new(file, &self.meta, owners, &self.directory.inherited)?,
+            // What was there may have had anything set already.
+            Ground::File | Ground::Left | Ground::Other => apply_to(file, &self.meta, owners)?,
         }
         if self.ground == Ground::File {
             return apply_flags(file, &self.meta);
@@ -260,7 +261,10 @@ impl File {
             }
             renamed => renamed?,
         }
-        self.flags(&opened.file)
+        match self.ground {
+            Ground::Nothing => self.flags(&opened.file),
+            _ => apply_flags(file, &self.meta),
+        }
     }
 
     /// Makes a hole of what was there.
