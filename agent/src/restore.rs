@@ -4,20 +4,23 @@
 //! the source is out of reach.
 
 pub mod apply;
+mod bytes;
 pub mod compare;
 mod directory;
-mod fetch;
 mod file;
 mod links;
+mod look;
 pub mod select;
 mod walk;
+mod window;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Sender, bounded};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
@@ -27,17 +30,18 @@ use strongroom_store::keys::AgentKeys;
 use strongroom_store::tree::{BlobSource, SourceError, Tree};
 
 use crate::restore::apply::Owners;
+use crate::restore::bytes::{Had, Nameless};
 use crate::restore::directory::Directory;
-use crate::restore::fetch::Fetcher;
-use crate::restore::file::Part;
+use crate::restore::links::Follower;
 use crate::restore::walk::RestoreWalk;
+use crate::restore::window::Work;
 
 pub use crate::restore::select::Selection;
 
-/// Threads that fetch and write.
+/// Threads that open, check and write.
 pub const WRITERS_DEFAULT: usize = 3;
-/// Parts of files that wait for a writer; each holds a descriptor.
-const PARTS_WAITING_MAX: usize = 64;
+/// Windows planned ahead of the writers, each of some MiB, so that their chunks are under way.
+const WINDOWS_WAITING_MAX: usize = 1;
 /// Problems kept with their path; more are only counted.
 pub const PROBLEMS_KEPT_MAX: usize = 10_000;
 
@@ -114,6 +118,8 @@ pub struct RestoreProgress {
     /// Found there and right.
     pub bytes_kept: AtomicU64,
     pub chunks_fetched: AtomicU64,
+    /// What the chunks fetched hold.
+    pub bytes_fetched: AtomicU64,
     pub problems: AtomicU64,
 }
 
@@ -141,6 +147,7 @@ pub struct Report {
     pub bytes_written: u64,
     pub bytes_kept: u64,
     pub chunks_fetched: u64,
+    pub bytes_fetched: u64,
     /// All there were; up to [`PROBLEMS_KEPT_MAX`] of them follow.
     pub problem_count: u64,
     pub problems: Vec<Problem>,
@@ -153,9 +160,28 @@ pub(crate) struct Shared {
     problems: Mutex<Vec<Problem>>,
     fatal: Mutex<Option<RestoreError>>,
     stop: Arc<AtomicBool>,
+    /// The target, once it is open.
+    root: OnceLock<OwnedFd>,
+    /// Names of files whose first name was not to be had.
+    orphans: Mutex<Vec<Follower>>,
+    pub(crate) nameless: Nameless,
+    pub(crate) uncached: Had,
 }
 
 impl Shared {
+    /// The target.
+    pub(crate) fn root(&self) -> io::Result<&OwnedFd> {
+        self.root.get().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    pub(crate) fn orphaned(&self, follower: Follower) {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner).push(follower);
+    }
+
+    fn take_orphans(&self) -> Vec<Follower> {
+        std::mem::take(&mut *self.orphans.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     pub(crate) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
@@ -209,6 +235,10 @@ impl Restorer {
             problems: Mutex::default(),
             fatal: Mutex::default(),
             stop,
+            root: OnceLock::new(),
+            orphans: Mutex::default(),
+            nameless: Nameless::default(),
+            uncached: Had::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -223,7 +253,7 @@ impl Restorer {
     ///
     /// # Errors
     /// Only what ends the whole restore.
-    pub fn run<S: BlobSource + Sync>(
+    pub fn run<S: BlobSource>(
         self,
         tree: &Tree<S>,
         page: ChunkId,
@@ -232,24 +262,29 @@ impl Restorer {
         let shared = &self.shared;
         raise_descriptor_limit();
         let target = &shared.options.target;
-        let root = open_target(target)
-            .map_err(|source| RestoreError::Target { target: target.clone(), source })?;
-        let fetcher = Fetcher::new(tree.source(), &shared.progress);
-        let (parts, waiting) = bounded::<Part>(PARTS_WAITING_MAX);
-        std::thread::scope(|scope| {
-            for _ in 0..shared.options.writers.max(1) {
-                let (waiting, fetcher) = (waiting.clone(), &fetcher);
-                scope.spawn(move || {
-                    let mut buffer = Vec::new();
-                    for part in waiting {
-                        part.write(fetcher, &mut buffer);
-                    }
-                });
-            }
-            drop(waiting);
-            let root = Directory::root(root, meta, shared);
-            RestoreWalk::new(tree, root, page, parts, shared).run();
+        let failed = |source| RestoreError::Target { target: target.clone(), source };
+        let root = open_target(target).map_err(failed)?;
+        let again = rustix::io::dup(&root).map_err(|errno| failed(errno.into()))?;
+        shared.root.get_or_init(|| again);
+        let root = Directory::root(root, meta, shared);
+        if shared.options.selection.is_all() {
+            tree.source().walked_in_order();
+        }
+        with_writers(shared, |writers| {
+            RestoreWalk::new(tree, Arc::clone(&root), page, writers, shared).run();
         });
+        // Whatever a name of several waited for has been written, or has failed, by now.
+        loop {
+            let orphans = shared.take_orphans();
+            if orphans.is_empty() || shared.stopped() {
+                break;
+            }
+            with_writers(shared, |writers| {
+                let walk = RestoreWalk::new(tree, Arc::clone(&root), page, writers, shared);
+                walk.restore_alone(orphans);
+            });
+        }
+        drop(root);
         self.conclude()
     }
 
@@ -274,13 +309,32 @@ impl Restorer {
             bytes_written: count(&progress.bytes_written),
             bytes_kept: count(&progress.bytes_kept),
             chunks_fetched: count(&progress.chunks_fetched),
+            bytes_fetched: count(&progress.bytes_fetched),
             problem_count: count(&progress.problems),
             problems,
         })
     }
 }
 
-fn open_target(target: &Path) -> io::Result<std::os::fd::OwnedFd> {
+/// Has windows carried out by several threads while `plan` makes more of them.
+fn with_writers<'s>(shared: &Arc<Shared>, plan: impl FnOnce(Vec<Sender<Arc<Work<'s>>>>)) {
+    std::thread::scope(|scope| {
+        let mut writers = Vec::new();
+        for _ in 0..shared.options.writers.max(1) {
+            let (writer, waiting) = bounded::<Arc<Work<'s>>>(WINDOWS_WAITING_MAX);
+            writers.push(writer);
+            scope.spawn(move || {
+                let mut scratch = Vec::new();
+                for work in waiting {
+                    work.carry_out(shared, &mut scratch);
+                }
+            });
+        }
+        plan(writers);
+    });
+}
+
+fn open_target(target: &Path) -> io::Result<OwnedFd> {
     std::fs::create_dir_all(target)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(target, flags, Mode::empty())?)

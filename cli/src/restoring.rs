@@ -203,6 +203,7 @@ fn conclude(
         "target": order.target, "files": report.files, "directories": report.directories,
         "others": report.others, "links": report.links, "left_alone": report.skipped,
         "bytes_written": report.bytes_written, "bytes_kept": report.bytes_kept,
+        "bytes_fetched": report.bytes_fetched,
         "problem_count": report.problem_count, "problems": problems, "lacking": lacking,
     });
     out.either(&value, |_| told(&order.target, report))?;

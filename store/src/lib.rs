@@ -15,7 +15,6 @@ pub mod media;
 pub mod pack;
 pub mod page;
 pub mod parcel;
-pub mod plan;
 pub mod repo;
 pub mod seal;
 pub mod source;

@@ -6,7 +6,7 @@ use strongroom_protocol::{BlobKind, ChunkId, PackId, PointId, Timestamp, Workloa
 use crate::manifest::{Head, Manifest, ManifestError};
 use crate::parcel;
 use crate::repo::{Repo, RepoError};
-use crate::tree::{Blob, BlobSource, SourceError};
+use crate::tree::{Blob, BlobSource, Gather, InOrder, SourceError};
 
 /// Why a point cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +92,16 @@ impl BlobSource for Repo {
             source: Some(Box::new(source)),
         })?;
         Ok(Blob { references: found.head.references, plain })
+    }
+
+    /// In the order of the packs. Where places cannot be looked up the chunks say so themselves.
+    fn gather<'s>(&'s self, mut ids: Vec<ChunkId>) -> Box<dyn Gather + 's> {
+        if let Ok(places) = self.place(&ids) {
+            let mut placed: Vec<_> = places.into_iter().zip(ids).collect();
+            placed.sort_by_key(|(place, _)| place.as_ref().map(|place| (place.pack, place.offset)));
+            ids = placed.into_iter().map(|(_, id)| id).collect();
+        }
+        Box::new(InOrder::new(self, ids))
     }
 }
 

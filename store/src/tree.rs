@@ -2,6 +2,7 @@
 //! finding and reading. Promises bounded memory and that damage is reported with its path
 //! and costs nothing but what it holds; refuses bytes that do not fit what names them.
 
+mod gather;
 mod memory;
 mod walk;
 
@@ -12,6 +13,7 @@ use crate::content::{ChunkExtent, Entry, FileContent, Node};
 use crate::list::{ExtentReader, ListError};
 use crate::page::{DirectoryReader, PageError};
 
+pub use gather::{Gather, Gathered, InOrder};
 pub use memory::MemoryBlobs;
 pub use walk::{Damage, DamageCause, Find, Flow, Step, Visitor, WALK_DEPTH_MAX, Walk};
 
@@ -26,13 +28,22 @@ pub struct Blob {
 }
 
 /// Where blobs come from. What it gives was checked against the id.
-pub trait BlobSource {
+pub trait BlobSource: Sync {
     /// The blob, opened and checked.
     fn blob(&self, kind: BlobKind, id: ChunkId) -> Result<Blob, SourceError>;
 
     /// The plaintext alone.
     fn plain(&self, kind: BlobKind, id: ChunkId) -> Result<Bytes, SourceError> {
         self.blob(kind, id).map(|blob| blob.plain)
+    }
+
+    /// Says that a walk of a whole tree in its own order begins, so that what it will want can be
+    /// asked for before; to be said once a source. Nothing to do where reading is near.
+    fn walked_in_order(&self) {}
+
+    /// All of these data chunks, each named once, in whatever order suits where they lie.
+    fn gather<'s>(&'s self, ids: Vec<ChunkId>) -> Box<dyn Gather + 's> {
+        Box::new(InOrder::new(self, ids))
     }
 }
 
@@ -43,14 +54,26 @@ impl<S: BlobSource + ?Sized> BlobSource for &S {
     fn plain(&self, kind: BlobKind, id: ChunkId) -> Result<Bytes, SourceError> {
         (**self).plain(kind, id)
     }
+    fn gather<'s>(&'s self, ids: Vec<ChunkId>) -> Box<dyn Gather + 's> {
+        (**self).gather(ids)
+    }
+    fn walked_in_order(&self) {
+        (**self).walked_in_order();
+    }
 }
 
-impl<S: BlobSource + ?Sized> BlobSource for std::sync::Arc<S> {
+impl<S: BlobSource + Send + ?Sized> BlobSource for std::sync::Arc<S> {
     fn blob(&self, kind: BlobKind, id: ChunkId) -> Result<Blob, SourceError> {
         (**self).blob(kind, id)
     }
     fn plain(&self, kind: BlobKind, id: ChunkId) -> Result<Bytes, SourceError> {
         (**self).plain(kind, id)
+    }
+    fn gather<'s>(&'s self, ids: Vec<ChunkId>) -> Box<dyn Gather + 's> {
+        (**self).gather(ids)
+    }
+    fn walked_in_order(&self) {
+        (**self).walked_in_order();
     }
 }
 

@@ -1,16 +1,15 @@
-//! Trees: looking up, walking, reading, comparing, and restores planned over them.
+//! Trees: looking up, walking, reading and comparing.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod tree_support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use strongroom_protocol::{BlobKind, ChunkId, PackId};
-use strongroom_store::content::{ChunkExtent, Entry, FileContent, Node};
+use strongroom_protocol::{BlobKind, ChunkId};
+use strongroom_store::content::{ChunkExtent, Entry, Node};
 use strongroom_store::diff::{Change, Diff, Field};
 use strongroom_store::list::ListBuilder;
 use strongroom_store::page::DirectoryReader;
-use strongroom_store::plan::{Part, Plan, Selection, Window};
 use strongroom_store::tree::{Damage, Flow, MemoryBlobs, Step, Tree, TreeError, Visitor};
 use tree_support::{chunk, directory, entry, file, page_of, small};
 
@@ -168,123 +167,6 @@ fn files_are_read_from_any_offset() {
     let past = file("past", vec![ChunkExtent::Chunk { id, offset: 3, length: 3 }]);
     let tree = Tree::new(&sample.blobs, sample.root);
     assert!(matches!(tree.read_file(&past, 0, 3), Err(TreeError::Short { .. })));
-}
-
-/// Chunks lie in eight packs by their first byte, at offsets by their second.
-fn place(ids: &[ChunkId]) -> Vec<Option<(PackId, u32, u32)>> {
-    ids.iter().map(|id| Some((PackId([id.0[0] % 8; 32]), id.0[1].into(), 10))).collect()
-}
-
-/// Carries the windows out on files in memory.
-fn carry_out(sample: &Sample, windows: &[Window]) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let tree = Tree::new(&sample.blobs, sample.root);
-    let mut made: BTreeMap<u64, (Vec<u8>, Vec<u8>)> = BTreeMap::new();
-    let mut complete = BTreeSet::new();
-    for window in windows {
-        for planned in &window.entries {
-            let Node::File { size, content } = &planned.entry.node else { continue };
-            let fresh = matches!(planned.part, Part::Whole | Part::First);
-            assert_eq!(fresh, !made.contains_key(&planned.file));
-            let mut bytes = vec![0; usize::try_from(*size).unwrap()];
-            if let FileContent::Inline(inline) = content {
-                bytes.copy_from_slice(inline);
-            }
-            made.entry(planned.file).or_insert_with(|| (planned.path.clone(), bytes));
-            if matches!(planned.part, Part::Whole | Part::Last) {
-                assert!(complete.insert(planned.file));
-            }
-        }
-        assert!(window.reads.is_sorted_by(|a, b| a.pack < b.pack), "each pack once");
-        for read in window.reads.iter().flat_map(|read| &read.chunks) {
-            let whole =
-                file("c", vec![ChunkExtent::Chunk { id: read.chunk, offset: 0, length: 1 }]);
-            assert!(tree.read_file(&whole, 0, 1).is_ok());
-            for target in &read.targets {
-                let (offset, length) = (target.chunk_offset, target.length);
-                let part = ChunkExtent::Chunk { id: read.chunk, offset, length };
-                let bytes = tree.read_file(&file("c", vec![part]), 0, length.into()).unwrap();
-                let at = usize::try_from(target.file_offset).unwrap();
-                let (_, held) = made.get_mut(&target.file).unwrap();
-                held[at..at + bytes.len()].copy_from_slice(&bytes);
-            }
-        }
-    }
-    assert_eq!(complete.len(), made.len(), "every file is told complete");
-    made.into_values().collect()
-}
-
-#[test]
-fn a_plan_carried_out_makes_the_files_again() {
-    let sample = sample();
-    let tree = Tree::new(&sample.blobs, sample.root);
-    for extents in [1, 7, 100, 65_536] {
-        let plan = Plan::build(&tree, Selection::Everything, place).with_window_extents(extents);
-        let windows: Vec<Window> = plan.collect();
-        assert_eq!(carry_out(&sample, &windows), sample.files, "windows of {extents}");
-        for window in &windows {
-            let chunks = || window.reads.iter().map(|read| &read.chunks);
-            let targets: usize = chunks().flatten().map(|chunk| chunk.targets.len()).sum();
-            assert!(targets <= extents && window.missing.is_empty());
-            assert!(chunks().all(|chunks| chunks.is_sorted_by_key(|chunk| chunk.offset)));
-        }
-        let finished = windows.iter().flat_map(|window| &window.finished);
-        let finished: Vec<_> = finished.map(|finished| finished.path.as_slice()).collect();
-        assert_eq!(finished, [&b"home/deep/empty"[..], b"home/deep", b"home"]);
-        assert_eq!(extents == 65_536, windows.len() == 1, "{} windows", windows.len());
-    }
-}
-
-#[test]
-fn only_the_selection_is_planned_and_read() {
-    let sample = sample();
-    let tree = Tree::new(&sample.blobs, sample.root);
-    let planned = |selection| {
-        let windows = Plan::build(&tree, selection, place);
-        let entries: Vec<_> = windows.flat_map(|window| window.entries).collect();
-        let paths = entries.into_iter().map(|e| String::from_utf8(e.path).unwrap());
-        paths.collect::<Vec<_>>().join(" ")
-    };
-    let paths = |paths: &[&str]| Selection::paths(paths.iter().map(|path| path.as_bytes()));
-    assert_eq!(planned(paths(&["/home/deep/"])), "home/deep home/deep/b home/deep/empty");
-    assert_eq!(planned(paths(&["home/a", "link"])), "home/a link");
-    assert_eq!(planned(paths(&["home/dee", "lin"])), "");
-    assert_eq!(planned(paths(&[""])), planned(Selection::Everything));
-    let big = |_: &[u8], entry: &Entry| matches!(entry.node, Node::File { size, .. } if size > 101);
-    assert_eq!(planned(Selection::Matching(Box::new(big))), "home/long home/sparse");
-    let before = sample.blobs.reads();
-    planned(paths(&["link"]));
-    assert_eq!(sample.blobs.reads() - before, 1, "no other directory is read");
-}
-
-#[test]
-fn what_cannot_be_restored_is_named() {
-    let mut sample = sample();
-    let tree = Tree::new(&sample.blobs, sample.root);
-    let nowhere = |ids: &[ChunkId]| vec![None; ids.len()];
-    let window = Plan::build(&tree, Selection::Everything, nowhere).next().unwrap();
-    let targets: u64 =
-        window.missing.iter().flat_map(|m| &m.targets).map(|t| u64::from(t.length)).sum();
-    let holes = 34 * 33 + 100 + "inline".len();
-    let total: usize = sample.files.values().map(Vec::len).sum();
-    assert!(window.reads.is_empty());
-    assert_eq!(targets, (total - holes) as u64);
-    let silent = |_: &[ChunkId]| Vec::new();
-    let quiet = Plan::build(&tree, Selection::Everything, silent).next().unwrap();
-    assert_eq!(quiet.missing, window.missing);
-    let long = tree.lookup(b"home/long").unwrap().unwrap();
-    let deep = tree.lookup(b"home/deep").unwrap().unwrap().directory_page().unwrap();
-    let Node::File { content: FileContent::Listed { list, .. }, .. } = long.node else {
-        panic!("no list")
-    };
-    sample.blobs.remove(BlobKind::List, list);
-    sample.blobs.remove(BlobKind::Page, deep);
-    let tree = Tree::new(&sample.blobs, sample.root);
-    let window = Plan::build(&tree, Selection::Everything, place).next().unwrap();
-    let broken = window.entries.iter().find(|entry| entry.path == b"home/long").unwrap();
-    assert_eq!(window.file_damage.iter().map(|d| d.file).collect::<Vec<_>>(), [broken.file]);
-    assert_eq!(window.damage.iter().map(|d| d.id).collect::<Vec<_>>(), [deep]);
-    let aside = Selection::paths([b"link".as_slice()]);
-    assert!(Plan::build(&tree, aside, place).next().unwrap().damage.is_empty());
 }
 
 fn lines(old: (&MemoryBlobs, ChunkId), new: (&MemoryBlobs, ChunkId)) -> Vec<String> {

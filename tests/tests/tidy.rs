@@ -45,7 +45,7 @@ const SPAWN: &[(&str, &str)] = &[
     ("agent/src/pipeline.rs", "its handle is kept by the driver that is returned"),
     ("coordinator/src/foreman.rs", "ticks until it is told to stop, and holds nothing"),
     ("node/src/desk.rs", "its handle is kept among the live jobs"),
-    ("node/src/reader.rs", "two tasks that end with their stream"),
+    ("node/src/reader/stream.rs", "two tasks that end with their stream"),
     ("node/src/run.rs", "waits for a signal as long as the process lives"),
     ("node/src/uplink.rs", "its handle is returned to whoever starts it"),
 ];

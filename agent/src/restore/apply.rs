@@ -5,14 +5,17 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::fs::{AtFlags, Gid, IFlags, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
-use strongroom_store::content::Meta;
+use strongroom_store::content::{MODE_MASK, Meta};
 
 use crate::workload::files::metadata::{flags_of, open_handle, proc_path, xattrs_at, xattrs_of};
 use crate::workload::files::project::set_project;
 
 const NANOS: i64 = 1_000_000_000;
+/// Labels are the host's, not the file's.
+const LABEL: &[u8] = b"security.selinux";
 
 /// Who is to own what is restored.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -72,6 +75,53 @@ pub fn apply_to(file: BorrowedFd<'_>, meta: &Meta, owners: &Owners) -> io::Resul
     first
 }
 
+/// What files made in a directory get from it unasked: attributes by its default list of rights,
+/// flags by its own. Found out with the first file, for it is the same with all.
+#[derive(Debug, Default)]
+pub struct Inherited(AtomicU8);
+
+impl Inherited {
+    const NOTHING: u8 = 1;
+    const SOMETHING: u8 = 2;
+
+    /// Whether they are known to get nothing.
+    pub fn is_nothing(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::NOTHING
+    }
+
+    fn learn(&self, file: BorrowedFd<'_>) {
+        if self.0.load(Ordering::Relaxed) != 0 {
+            return;
+        }
+        let label = |name: &[u8]| name == LABEL;
+        let none = xattrs_of(file).is_ok_and(|found| found.iter().all(|(name, _)| label(name)));
+        let found = if none && flags_of(file) == 0 { Self::NOTHING } else { Self::SOMETHING };
+        self.0.store(found, Ordering::Relaxed);
+    }
+}
+
+/// As [`apply_to`] to a file just made, where fewer calls do: what it has already is left.
+///
+/// # Errors
+/// The first that went wrong.
+pub fn apply_to_new(
+    file: BorrowedFd<'_>,
+    meta: &Meta,
+    owners: &Owners,
+    inherited: &Inherited,
+) -> io::Result<()> {
+    inherited.learn(file);
+    let stat = rustix::fs::fstat(file)?;
+    let is_owned = owners.of(meta).is_none_or(|owner| owner == (stat.st_uid, stat.st_gid));
+    if !is_owned || !inherited.is_nothing() || !meta.xattrs.is_empty() || meta.project != 0 {
+        return apply_to(file, meta, owners);
+    }
+    if stat.st_mode & MODE_MASK != meta.mode {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(meta.mode))?;
+    }
+    Ok(rustix::fs::futimens(file, &times(meta))?)
+}
+
 /// The flags, once nothing more is to be done to it.
 ///
 /// # Errors
@@ -126,7 +176,7 @@ pub enum Symlink {
 
 /// Attributes a new file got from its directory or label policy; labels are the host's.
 fn is_surplus(name: &[u8], meta: &Meta) -> bool {
-    name != b"security.selinux" && !meta.xattrs.iter().any(|xattr| xattr.name == name)
+    name != LABEL && !meta.xattrs.iter().any(|xattr| xattr.name == name)
 }
 
 fn times(meta: &Meta) -> Timestamps {

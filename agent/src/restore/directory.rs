@@ -6,11 +6,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 use strongroom_store::content::Meta;
 
-use crate::restore::apply::{apply_flags, apply_to};
+use crate::restore::apply::{Inherited, apply_flags, apply_to};
 use crate::restore::{Overwrite, Shared};
 
 /// An open directory of the target.
@@ -20,14 +20,26 @@ pub(crate) struct Directory {
     /// None: its metadata is not ours to change.
     meta: Option<Meta>,
     parent: Option<Arc<Self>>,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
+    /// Whether it was empty when it was come to: nothing in it but what this restore makes.
+    pub(crate) is_fresh: bool,
+    pub(crate) inherited: Inherited,
 }
 
 impl Directory {
     /// The target itself; with metadata if that of the root is to be restored too.
     pub(crate) fn root(dir: OwnedFd, meta: Option<Meta>, shared: &Arc<Shared>) -> Arc<Self> {
-        let shared = Arc::clone(shared);
-        Arc::new(Self { dir, path: Vec::new(), meta, parent: None, shared })
+        let (path, parent, shared) = (Vec::new(), None, Arc::clone(shared));
+        let is_fresh = is_empty(&dir).unwrap_or(false);
+        Arc::new(Self {
+            dir,
+            path,
+            meta,
+            parent,
+            shared,
+            is_fresh,
+            inherited: Inherited::default(),
+        })
     }
 
     /// Makes or enters the directory `name`, never through a symlink.
@@ -37,16 +49,24 @@ impl Directory {
         path: &[u8],
         meta: Meta,
     ) -> io::Result<Arc<Self>> {
-        let dir = self.enter(name)?;
+        let (dir, is_fresh) = self.enter(name)?;
         let (parent, shared) = (Some(Arc::clone(self)), Arc::clone(&self.shared));
-        Ok(Arc::new(Self { dir, path: path.to_vec(), meta: Some(meta), parent, shared }))
+        let (path, meta, inherited) = (path.to_vec(), Some(meta), Inherited::default());
+        Ok(Arc::new(Self { dir, path, meta, parent, shared, is_fresh, inherited }))
     }
 
-    fn enter(&self, name: &[u8]) -> io::Result<OwnedFd> {
+    /// The path of something in it.
+    pub(crate) fn path_of(&self, name: &[u8]) -> Vec<u8> {
+        let above = if self.path.is_empty() { &b""[..] } else { b"/" };
+        [self.path.as_slice(), above, name].concat()
+    }
+
+    /// The directory of this name, and whether it was made.
+    fn enter(&self, name: &[u8]) -> io::Result<(OwnedFd, bool)> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = || rustix::fs::openat(&self.dir, name, flags, Mode::empty());
         match rustix::fs::mkdirat(&self.dir, name, Mode::RWXU) {
-            Ok(()) => return Ok(open()?),
+            Ok(()) => return Ok((open()?, true)),
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -56,9 +76,9 @@ impl Directory {
             {
                 rustix::fs::unlinkat(&self.dir, name, AtFlags::empty())?;
                 rustix::fs::mkdirat(&self.dir, name, Mode::RWXU)?;
-                Ok(open()?)
+                Ok((open()?, true))
             }
-            opened => Ok(opened?),
+            opened => Ok((opened?, false)),
         }
     }
 
@@ -82,4 +102,14 @@ impl Drop for Directory {
             above = directory.parent.take();
         }
     }
+}
+
+fn is_empty(dir: &OwnedFd) -> io::Result<bool> {
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

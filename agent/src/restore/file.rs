@@ -1,25 +1,22 @@
-//! One file being restored: written in parts, by any thread, in any order; what is already
-//! there and right is left alone. New files have a name of ours until they are whole.
+//! One file being restored: written in pieces, by any thread, in any order; what is already
+//! there and right is left alone. A new file has its name only once it is whole: a short one is
+//! made without a name and given it at the end, a long one is called by a name of ours before.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
-use strongroom_protocol::BlobKind;
-use strongroom_store::content::{ChunkExtent, Meta};
-use strongroom_store::list::PlacedExtent;
-use strongroom_store::tree::BlobSource;
+use strongroom_store::content::Meta;
 
-use crate::restore::apply::{apply_flags, apply_to};
+use crate::restore::apply::{apply_flags, apply_to, apply_to_new};
+use crate::restore::bytes::{read_at, write_at, write_differing};
 use crate::restore::directory::Directory;
-use crate::restore::fetch::Fetcher;
 use crate::restore::links::Group;
 use crate::restore::{Overwrite, Shared};
 use crate::workload::OWN_PREFIX;
-use crate::workload::files::metadata::{FileKind, stat_at};
 
 /// What a file is called until it is whole: the same in the next try, which goes on with it.
 pub(crate) fn part_name(name: &[u8]) -> Vec<u8> {
@@ -27,49 +24,101 @@ pub(crate) fn part_name(name: &[u8]) -> Vec<u8> {
     format!("{OWN_PREFIX}{}.part", hash.get(..16).unwrap_or_default()).into_bytes()
 }
 
-/// A file under way; finished when the last of its parts lets go.
-pub(crate) struct Target {
-    file: OwnedFd,
+/// What lies where the file is to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ground {
+    /// A file of its own to write into.
+    File,
+    /// What an earlier try left.
+    Left,
+    /// Nothing.
+    Nothing,
+    /// Something to be replaced.
+    Other,
+}
+
+/// A file under way; finished when the last of its pieces lets go.
+pub(crate) struct File {
     directory: Arc<Directory>,
     name: Vec<u8>,
-    path: Vec<u8>,
+    size: u64,
     meta: Meta,
-    in_place: bool,
+    ground: Ground,
+    /// None inside: it could not be opened, and that was told.
+    opened: OnceLock<Option<Opened>>,
+    failed: AtomicBool,
+    /// Written and named in one go.
+    done: AtomicBool,
+    group: Option<Arc<Group>>,
+}
+
+/// A file open for writing.
+struct Opened {
+    file: OwnedFd,
     /// Bytes that were there before and may be right.
     existing_bytes: u64,
-    failed: AtomicBool,
-    group: Option<Arc<Group>>,
-    shared: Arc<Shared>,
 }
 
-/// Some extents of a file.
-pub(crate) struct Part {
-    pub(crate) target: Arc<Target>,
-    pub(crate) extents: Vec<PlacedExtent>,
-    pub(crate) inline: Vec<u8>,
-}
-
-impl Target {
-    /// Opens or makes the file; none if it is to be left alone.
-    pub(crate) fn open(
+impl File {
+    pub(crate) fn new(
         directory: &Arc<Directory>,
-        name: &[u8],
-        path: &[u8],
+        name: Vec<u8>,
         size: u64,
         meta: Meta,
+        ground: Ground,
         group: Option<Arc<Group>>,
-        shared: &Arc<Shared>,
-    ) -> io::Result<Option<Arc<Self>>> {
-        let dir = directory.dir.as_fd();
-        let found = stat_at(dir, name).ok();
-        let overwrite = shared.options.overwrite;
-        if found.is_some() && overwrite == Overwrite::Never {
-            return Ok(None);
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            directory: Arc::clone(directory),
+            name,
+            size,
+            meta,
+            ground,
+            opened: OnceLock::new(),
+            failed: AtomicBool::new(false),
+            done: AtomicBool::new(false),
+            group,
+        })
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.directory.shared
+    }
+
+    /// Whether bytes of it may be there already.
+    pub(crate) const fn may_hold_some(&self) -> bool {
+        matches!(self.ground, Ground::File | Ground::Left)
+    }
+
+    /// Whether nothing more is to be done for it.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// It will not be whole; told once, however many pieces fail.
+    pub(crate) fn fail(&self, why: &(dyn std::error::Error + 'static)) {
+        if !self.failed.swap(true, Ordering::Relaxed) {
+            self.shared().problem(&self.directory.path_of(&self.name), why);
         }
-        // A file of several names may have names outside of what is restored.
-        let is_own = found.is_some_and(|stat| stat.kind == FileKind::File && stat.links == 1);
-        let in_place = is_own && overwrite == Overwrite::IfDifferent;
-        let opened_name = if in_place { name.to_vec() } else { part_name(name) };
+    }
+
+    fn opened(&self) -> Option<&Opened> {
+        let opened = self.opened.get_or_init(|| match self.open() {
+            Ok(opened) => Some(opened),
+            Err(error) => {
+                self.fail(&error);
+                None
+            }
+        });
+        opened.as_ref()
+    }
+
+    fn open(&self) -> io::Result<Opened> {
+        let dir = self.directory.dir.as_fd();
+        let opened_name = match self.ground {
+            Ground::File => self.name.clone(),
+            Ground::Left | Ground::Nothing | Ground::Other => part_name(&self.name),
+        };
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let mode = Mode::RUSR | Mode::WUSR;
         let open = || rustix::fs::openat(dir, &opened_name[..], flags | OFlags::CREATE, mode);
@@ -81,162 +130,202 @@ impl Target {
             opened => opened?,
         };
         let stat = rustix::fs::fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("something else lies there now"));
+        }
         let existing_bytes = u64::try_from(stat.st_size).unwrap_or(0);
-        rustix::fs::ftruncate(&file, size)?;
-        Ok(Some(Arc::new(Self {
-            file,
-            directory: Arc::clone(directory),
-            name: name.to_vec(),
-            path: path.to_vec(),
-            meta,
-            in_place,
-            existing_bytes,
-            failed: AtomicBool::new(false),
-            group,
-            shared: Arc::clone(shared),
-        })))
+        if existing_bytes != self.size {
+            rustix::fs::ftruncate(&file, self.size)?;
+        }
+        Ok(Opened { file, existing_bytes })
     }
 
-    pub(crate) fn fail(&self, why: &(dyn std::error::Error + 'static)) {
-        self.failed.store(true, Ordering::Relaxed);
-        self.shared.problem(&self.path, why);
+    /// What was there before, if all of the stretch was; appended to the buffer.
+    pub(crate) fn existing(&self, at: u64, length: usize, buffer: &mut Vec<u8>) -> bool {
+        let Some(opened) = self.opened() else { return false };
+        let begin = buffer.len();
+        if at + length as u64 > opened.existing_bytes {
+            return false;
+        }
+        buffer.resize(begin + length, 0);
+        let room = buffer.get_mut(begin..).unwrap_or_default();
+        let read = read_at(opened.file.as_fd(), room, at, self.size, &self.shared().uncached);
+        if !read {
+            buffer.truncate(begin);
+        }
+        read
     }
 
-    fn finish(&self) -> io::Result<()> {
-        apply_to(self.file.as_fd(), &self.meta, &self.shared.options.owners)?;
-        if !self.in_place {
-            let dir = &self.directory.dir;
-            rustix::fs::renameat(dir, &part_name(&self.name)[..], dir, &self.name[..])?;
-        }
-        apply_flags(self.file.as_fd(), &self.meta)
+    /// That many bytes of it were there and right.
+    pub(crate) fn keep(&self, bytes: u64) {
+        self.shared().progress.kept(bytes);
     }
-}
 
-impl Drop for Target {
-    fn drop(&mut self) {
-        let mut whole = !*self.failed.get_mut() && !self.shared.stopped();
-        if whole && let Err(error) = self.finish() {
-            whole = false;
-            self.shared.problem(&self.path, &error);
-        }
-        if whole {
-            self.shared.progress.files.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(group) = &self.group {
-            group.done(whole);
-        }
-    }
-}
-
-impl Part {
     /// Writes what is not there already.
-    pub(crate) fn write<S: BlobSource>(&self, fetcher: &Fetcher<'_, S>, buffer: &mut Vec<u8>) {
-        let target = &self.target;
-        if !self.inline.is_empty()
-            && let Err(error) = target.put(&self.inline, 0, buffer)
-        {
-            return target.fail(&error);
+    pub(crate) fn put(&self, bytes: &[u8], at: u64, scratch: &mut Vec<u8>) {
+        if self.has_failed() {
+            return;
         }
-        for placed in &self.extents {
-            if target.shared.stopped() || target.failed.load(Ordering::Relaxed) {
-                return;
-            }
-            let at = placed.at;
-            let written = match placed.extent {
-                ChunkExtent::Hole { length } => target.punch(at, length),
-                ChunkExtent::Chunk { id, offset, length } => {
-                    if offset == 0 && target.holds(id, at, length, buffer) {
-                        target.shared.progress.kept(u64::from(length));
-                        continue;
-                    }
-                    let chunk = match fetcher.chunk(id) {
-                        Ok(chunk) => chunk,
-                        Err(error) => return target.fail(&error),
-                    };
-                    let from = offset as usize;
-                    match chunk.get(from..from + length as usize) {
-                        Some(bytes) => target.put(bytes, at, buffer),
-                        None => Err(io::ErrorKind::UnexpectedEof.into()),
-                    }
-                }
-            };
-            if let Err(error) = written {
-                return target.fail(&error);
-            }
+        let is_all = at == 0 && bytes.len() as u64 == self.size;
+        let written = match is_all && !self.may_hold_some() {
+            true => self.put_whole(bytes),
+            false => self.put_piece(bytes, at, scratch),
+        };
+        if let Err(error) = written {
+            self.fail(&error);
         }
     }
-}
 
-impl Target {
-    /// Whether the chunk lies there already, as its name says. Only a chunk used whole can
-    /// be told by its name.
-    fn holds(
-        &self,
-        id: strongroom_protocol::ChunkId,
-        at: u64,
-        length: u32,
-        buffer: &mut Vec<u8>,
-    ) -> bool {
-        let Some(keys) = &self.shared.options.keys else { return false };
-        self.existing(at, length as usize, buffer)
-            .is_some_and(|there| keys.id(BlobKind::Data, &[], there) == id)
-    }
-
-    /// What was there before, if all of the stretch was.
-    fn existing<'b>(&self, at: u64, length: usize, buffer: &'b mut Vec<u8>) -> Option<&'b [u8]> {
-        if at + length as u64 > self.existing_bytes {
-            return None;
-        }
-        buffer.resize(length, 0);
-        let mut done = 0;
-        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::pread(&self.file, rest, at + done as u64) {
-                Ok(count) if count > 0 => done += count,
-                _ => return None,
+    fn put_piece(&self, bytes: &[u8], at: u64, scratch: &mut Vec<u8>) -> io::Result<()> {
+        let Some(opened) = self.opened() else { return Ok(()) };
+        let (file, shared) = (opened.file.as_fd(), self.shared());
+        scratch.clear();
+        let written = match self.existing(at, bytes.len(), scratch) {
+            true => write_differing(file, bytes, scratch, at)?,
+            false => {
+                write_at(file, bytes, at, self.size, &shared.uncached)?;
+                bytes.len() as u64
             }
-        }
-        Some(buffer.as_slice())
-    }
-
-    fn put(&self, bytes: &[u8], at: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
-        let progress = &self.shared.progress;
-        if self.existing(at, bytes.len(), buffer).is_some_and(|there| there == bytes) {
-            progress.kept(bytes.len() as u64);
-            return Ok(());
-        }
-        let mut done = 0;
-        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::pwrite(&self.file, rest, at + done as u64) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => done += count,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        progress.bytes_written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        };
+        shared.progress.kept(bytes.len() as u64 - written);
+        shared.progress.bytes_written.fetch_add(written, Ordering::Relaxed);
         Ok(())
     }
 
+    /// The whole file in one go, without a name until it is right in all.
+    fn put_whole(&self, bytes: &[u8]) -> io::Result<()> {
+        let (dir, shared) = (self.directory.dir.as_fd(), self.shared());
+        if !shared.nameless.is_had() {
+            return self.put_piece(bytes, 0, &mut Vec::new());
+        }
+        // Nobody else can open it before it has a name.
+        let mode = Mode::from_raw_mode(self.meta.mode & 0o777);
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(dir, ".", flags, mode) {
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
+                shared.nameless.is_not_had();
+                return self.put_piece(bytes, 0, &mut Vec::new());
+            }
+            opened => opened?,
+        };
+        write_at(file.as_fd(), bytes, 0, self.size, &shared.uncached)?;
+        apply_to_new(file.as_fd(), &self.meta, &shared.options.owners, &self.directory.inherited)?;
+        self.done.store(true, Ordering::Relaxed);
+        shared.progress.bytes_written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        match shared.nameless.name(file.as_fd(), dir, &self.name) {
+            Err(Errno::EXIST) if shared.options.overwrite == Overwrite::Never => {
+                shared.progress.skipped.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            }
+            Err(Errno::EXIST) => {
+                let part = part_name(&self.name);
+                // Left by an earlier try.
+                let _ = rustix::fs::unlinkat(dir, &part[..], AtFlags::empty());
+                shared.nameless.name(file.as_fd(), dir, &part)?;
+                rustix::fs::renameat(dir, &part[..], dir, &self.name[..])?;
+            }
+            named => named?,
+        }
+        self.flags(&file)
+    }
+
+    fn flags(&self, file: &OwnedFd) -> io::Result<()> {
+        match self.meta.flags == 0 && self.directory.inherited.is_nothing() {
+            true => Ok(()),
+            false => apply_flags(file.as_fd(), &self.meta),
+        }
+    }
+
+    fn finish(&self, opened: &Opened) -> io::Result<()> {
+        let (shared, dir) = (self.shared(), &self.directory.dir);
+        let (file, owners) = (opened.file.as_fd(), &shared.options.owners);
+        match self.ground {
+            Ground::Nothing => apply_to_new(file, &self.meta, owners, &self.directory.inherited)?,
+            // What was there may have had anything set already.
+            Ground::File | Ground::Left | Ground::Other => apply_to(file, &self.meta, owners)?,
+        }
+        if self.ground == Ground::File {
+            return apply_flags(file, &self.meta);
+        }
+        let part = part_name(&self.name);
+        let keeps = shared.options.overwrite == Overwrite::Never;
+        let flags = if keeps { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
+        match rustix::fs::renameat_with(dir, &part[..], dir, &self.name[..], flags) {
+            Err(Errno::EXIST) if keeps => {
+                shared.progress.skipped.fetch_add(1, Ordering::Relaxed);
+                return Ok(rustix::fs::unlinkat(dir, &part[..], AtFlags::empty())?);
+            }
+            // A file system that cannot promise not to replace.
+            Err(Errno::INVAL | Errno::NOSYS) if keeps => {
+                rustix::fs::renameat(dir, &part[..], dir, &self.name[..])?;
+            }
+            renamed => renamed?,
+        }
+        match self.ground {
+            Ground::Nothing => self.flags(&opened.file),
+            _ => apply_flags(file, &self.meta),
+        }
+    }
+
+    /// Makes a hole of what was there.
+    pub(crate) fn punch(&self, at: u64, length: u64) {
+        let Some(opened) = self.opened() else { return };
+        if let Err(error) = opened.punch(at, length) {
+            self.fail(&error);
+        }
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let mut whole = !*self.failed.get_mut() && !self.shared().stopped();
+        if whole && !*self.done.get_mut() {
+            let finished = match self.opened.get() {
+                Some(Some(opened)) => self.finish(opened),
+                // Nothing of it was written, so nobody asked for it to be.
+                _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            };
+            if let Err(error) = finished {
+                whole = false;
+                self.fail(&error);
+            }
+        }
+        let shared = self.shared();
+        if whole {
+            shared.progress.files.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(group) = &self.group {
+            group.done(whole, shared);
+        }
+    }
+}
+
+impl Opened {
     fn punch(&self, at: u64, length: u64) -> io::Result<()> {
-        if at >= self.existing_bytes {
+        let end = at.saturating_add(length).min(self.existing_bytes);
+        if at >= end {
             return Ok(());
         }
+        match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
+            // A hole is there.
+            Ok(data) if data >= end => return Ok(()),
+            Err(Errno::NXIO) => return Ok(()),
+            _ => {}
+        }
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.file, mode, at, length) {
-            Err(Errno::OPNOTSUPP) => self.zero(at, length),
+        match rustix::fs::fallocate(&self.file, mode, at, end - at) {
+            Err(Errno::OPNOTSUPP) => self.zero(at, end),
             punched => Ok(punched?),
         }
     }
 
     /// Zeros where the file system has no holes.
-    fn zero(&self, at: u64, length: u64) -> io::Result<()> {
+    fn zero(&self, mut from: u64, end: u64) -> io::Result<()> {
         let zeros = vec![0; 64 << 10];
-        let end = (at + length).min(self.existing_bytes);
-        let mut from = at;
         while from < end {
             let count = usize::try_from(end - from).unwrap_or(zeros.len()).min(zeros.len());
-            from +=
-                rustix::io::pwrite(&self.file, zeros.get(..count).unwrap_or(&zeros), from)? as u64;
+            let count = zeros.get(..count).unwrap_or(&zeros);
+            from += rustix::io::pwrite(&self.file, count, from)? as u64;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Goes through the tree and through the target side by side: makes directories as they
-//! are needed, hands files to the writers in parts, makes everything else itself.
+//! Goes through the tree and through the target side by side: makes directories as they are
+//! needed, plans files into windows for the writers, makes everything else itself.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,22 +8,25 @@ use std::sync::atomic::Ordering;
 
 use crossbeam_channel::Sender;
 use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::process::Resource;
 use strongroom_protocol::ChunkId;
-use strongroom_store::content::{Entry, FileContent, Meta, Node};
+use strongroom_store::content::{ChunkExtent, Entry, FileContent, Meta, Node};
 use strongroom_store::page::DirectoryReader;
 use strongroom_store::tree::{BlobSource, Tree};
 
 use crate::restore::apply::{Symlink, apply_at};
 use crate::restore::directory::Directory;
-use crate::restore::file::{Part, Target, part_name};
-use crate::restore::links::{Group, Groups, Name};
+use crate::restore::file::{File, Ground, part_name};
+use crate::restore::links::{Follower, Group, Groups, Name};
+use crate::restore::look::look;
+use crate::restore::window::{Piece, Task, Window, Work};
 use crate::restore::{Overwrite, Shared};
-use crate::workload::files::metadata::{open_directory, stat_at};
+use crate::workload::files::metadata::{FileKind, stat_at};
 
-/// Bytes of a file one writer takes at a time; several write one long file.
-const PART_BYTES: u64 = 16 << 20;
-/// Extents of one part at most.
-const PART_EXTENTS_MAX: usize = 1024;
+/// A window may hold this part of the descriptors there are; three windows are under way.
+const DESCRIPTORS_PART: usize = 8;
+/// Descriptors a window may hold however many there are.
+const DESCRIPTORS_MAX: usize = 4096;
 
 struct Level<'tree, S> {
     reader: DirectoryReader<'tree, S>,
@@ -41,7 +44,9 @@ pub(crate) struct RestoreWalk<'run, S> {
     levels: Vec<Level<'run, S>>,
     root: Arc<Directory>,
     path: Vec<u8>,
-    parts: Sender<Part>,
+    window: Window,
+    descriptors_max: usize,
+    writers: Vec<Sender<Arc<Work<'run>>>>,
     groups: Groups,
     shared: &'run Arc<Shared>,
 }
@@ -51,7 +56,7 @@ impl<'run, S: BlobSource> RestoreWalk<'run, S> {
         tree: &'run Tree<S>,
         root: Arc<Directory>,
         page: ChunkId,
-        parts: Sender<Part>,
+        writers: Vec<Sender<Arc<Work<'run>>>>,
         shared: &'run Arc<Shared>,
     ) -> Self {
         let level = Level {
@@ -62,14 +67,61 @@ impl<'run, S: BlobSource> RestoreWalk<'run, S> {
             path_above: 0,
             whole: shared.options.selection.is_all(),
         };
-        let (levels, path, groups) = (vec![level], Vec::new(), Groups::default());
-        Self { tree, levels, root, path, parts, groups, shared }
+        let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let descriptors = usize::try_from(limit).unwrap_or(usize::MAX) / DESCRIPTORS_PART;
+        Self {
+            tree,
+            levels: vec![level],
+            root,
+            path: Vec::new(),
+            window: Window::default(),
+            descriptors_max: descriptors.clamp(1, DESCRIPTORS_MAX),
+            writers,
+            groups: Groups::default(),
+            shared,
+        }
+    }
+
+    /// Restores names by themselves whose first name was not to be had.
+    pub(crate) fn restore_alone(mut self, orphans: Vec<Follower>) {
+        for Follower { directory, entry } in orphans {
+            self.path = directory.path_of(&entry.name);
+            if let Err(error) = self.restore(&directory, entry, None) {
+                self.shared.problem(&self.path, &error);
+            }
+        }
+        self.flush();
     }
 
     pub(crate) fn run(mut self) {
+        self.walk();
+        self.flush();
+    }
+
+    /// Has the window carried out, and begins another.
+    fn flush(&mut self) {
+        let mut window = std::mem::take(&mut self.window);
+        look(&mut window, self.shared);
+        if window.is_empty() || self.shared.stopped() {
+            return;
+        }
+        // Asked for now, so that they come while the window before is still being written.
+        let coming = self.tree.source().gather(window.chunks.keys().copied().collect());
+        let work = Arc::new(Work::new(window, coming));
+        for writer in &self.writers {
+            // The writers are there as long as the walk is.
+            let _ = writer.send(Arc::clone(&work));
+        }
+    }
+
+    fn walk(&mut self) {
         while let Some(level) = self.levels.last_mut() {
             if self.shared.stopped() {
                 return;
+            }
+            if self.window.is_full(self.descriptors_max) {
+                self.flush();
+                continue;
             }
             let above = self.path.len();
             match level.reader.next() {
@@ -114,9 +166,12 @@ impl<'run, S: BlobSource> RestoreWalk<'run, S> {
         }
         if wanted && let Some(directory) = self.directory() {
             let restored = match self.groups.meet(entry.meta.link_group, &self.path) {
-                Name::Single => self.restore(&directory, &entry, None),
-                Name::First(group) => self.first(&directory, &entry, &group),
-                Name::Again(group) => self.again(&directory, &entry, &group),
+                Name::Single => self.restore(&directory, entry, None),
+                Name::First(group) => self.first(&directory, entry, &group),
+                Name::Again(group) => {
+                    group.follow(Follower { directory, entry }, self.shared);
+                    Ok(())
+                }
             };
             if let Err(error) = restored {
                 self.shared.problem(&self.path, &error);
@@ -140,6 +195,7 @@ impl<'run, S: BlobSource> RestoreWalk<'run, S> {
             match parent.below(&level.name, path, level.meta.clone()) {
                 Ok(made) => {
                     self.shared.progress.directories.fetch_add(1, Ordering::Relaxed);
+                    self.window.descriptors += 1;
                     level.directory = Some(Arc::clone(&made));
                     parent = made;
                 }
@@ -152,107 +208,101 @@ impl<'run, S: BlobSource> RestoreWalk<'run, S> {
         Some(parent)
     }
 
-    fn first(&self, at: &Arc<Directory>, entry: &Entry, group: &Arc<Group>) -> io::Result<()> {
+    fn first(&mut self, at: &Arc<Directory>, entry: Entry, group: &Arc<Group>) -> io::Result<()> {
+        let is_file = matches!(entry.node, Node::File { .. });
         let restored = self.restore(at, entry, Some(Arc::clone(group)));
-        if !matches!(entry.node, Node::File { .. }) || restored.is_err() {
-            group.done(restored.is_ok());
+        if !is_file || restored.is_err() {
+            group.done(restored.is_ok(), self.shared);
         }
         restored
     }
 
-    fn again(&self, at: &Arc<Directory>, entry: &Entry, group: &Arc<Group>) -> io::Result<()> {
-        if !group.wait() || self.link(at, entry, group).is_err() {
-            return self.restore(at, entry, None);
-        }
-        self.shared.progress.links.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn link(&self, at: &Arc<Directory>, entry: &Entry, group: &Group) -> io::Result<()> {
-        let dir = at.dir.as_fd();
-        let there = stat_at(dir, &entry.name).ok();
-        let mut from = Vec::new();
-        let mut names = group.path.split(|byte| *byte == b'/').peekable();
-        let mut open = rustix::io::dup(&self.root.dir)?;
-        while let Some(name) = names.next() {
-            match names.peek() {
-                Some(_) => open = open_directory(open.as_fd(), name)?,
-                None => from = name.to_vec(),
-            }
-        }
-        let first = stat_at(open.as_fd(), &from)?;
-        match there {
-            Some(found) if found.is_same_inode(&first) => return Ok(()),
-            Some(_) if self.shared.options.overwrite == Overwrite::Never => return Ok(()),
-            _ => {}
-        }
-        let part = part_name(&entry.name);
-        // Left by an earlier try.
-        let _ = rustix::fs::unlinkat(dir, &part[..], AtFlags::empty());
-        rustix::fs::linkat(&open, &from[..], dir, &part[..], AtFlags::empty())?;
-        Ok(rustix::fs::renameat(dir, &part[..], dir, &entry.name[..])?)
-    }
-
     fn restore(
-        &self,
+        &mut self,
         at: &Arc<Directory>,
-        entry: &Entry,
+        entry: Entry,
         group: Option<Arc<Group>>,
     ) -> io::Result<()> {
-        match &entry.node {
-            Node::File { size, content } => self.file(at, entry, *size, content, group),
-            node => self.other(at, entry, node),
+        let Entry { name, node, meta } = entry;
+        match node {
+            Node::File { size, content } => {
+                let Some(ground) = self.ground(at, &name) else {
+                    self.shared.progress.skipped.fetch_add(1, Ordering::Relaxed);
+                    if let Some(group) = group {
+                        group.done(true, self.shared);
+                    }
+                    return Ok(());
+                };
+                let file = File::new(at, name, size, meta, ground, group);
+                self.plan(&file, size, content);
+                Ok(())
+            }
+            node => self.other(at, &Entry { name, node, meta }),
         }
     }
 
-    fn file(
-        &self,
-        at: &Arc<Directory>,
-        entry: &Entry,
-        size: u64,
-        content: &FileContent,
-        group: Option<Arc<Group>>,
-    ) -> io::Result<()> {
-        let (name, path, meta) = (&entry.name, &self.path, entry.meta.clone());
-        let opened = Target::open(at, name, path, size, meta, group.clone(), self.shared)?;
-        let Some(target) = opened else {
-            self.shared.progress.skipped.fetch_add(1, Ordering::Relaxed);
-            if let Some(group) = group {
-                group.done(true);
+    /// What lies where a file is to be; none if it is to be left alone.
+    fn ground(&self, at: &Directory, name: &[u8]) -> Option<Ground> {
+        if at.is_fresh {
+            return Some(Ground::Nothing);
+        }
+        let dir = at.dir.as_fd();
+        let overwrite = self.shared.options.overwrite;
+        if let Ok(found) = stat_at(dir, name) {
+            // A file of several names may have names outside of what is restored.
+            let is_own = found.kind == FileKind::File && found.links == 1;
+            match overwrite {
+                Overwrite::Never => return None,
+                Overwrite::IfDifferent if is_own => return Some(Ground::File),
+                Overwrite::IfDifferent | Overwrite::Always => return Some(Ground::Other),
             }
-            return Ok(());
-        };
-        let send = |extents, inline| {
-            let part = Part { target: Arc::clone(&target), extents, inline };
-            // The writers are there as long as the walk is.
-            let _ = self.parts.send(part);
-        };
+        }
+        let left = stat_at(dir, &part_name(name));
+        let is_left = left.is_ok_and(|left| left.kind == FileKind::File);
+        Some(if is_left { Ground::Left } else { Ground::Nothing })
+    }
+
+    /// Puts the pieces of a file into the window, and into more of them where it is long.
+    fn plan(&mut self, file: &Arc<File>, size: u64, content: FileContent) {
+        self.window.files += 1;
         if let FileContent::Inline(bytes) = content {
-            send(Vec::new(), bytes.clone());
-            return Ok(());
+            return self.window.tasks.push(Task::Write { file: Arc::clone(file), bytes });
         }
-        let (mut extents, mut bytes) = (Vec::new(), 0);
-        for placed in self.tree.extents(content) {
-            match placed {
-                Ok(placed) => {
-                    bytes += placed.extent.length();
-                    extents.push(placed);
+        if size == 0 {
+            let task = Task::Write { file: Arc::clone(file), bytes: Vec::new() };
+            return self.window.tasks.push(task);
+        }
+        let tree = self.tree;
+        let mut is_held = false;
+        for placed in tree.extents(&content) {
+            let placed = match placed {
+                Ok(placed) => placed,
+                Err(error) => return file.fail(&error),
+            };
+            if self.shared.stopped() {
+                return;
+            }
+            if placed.extent.length() < size && !is_held {
+                self.window.descriptors += 1;
+                is_held = true;
+            }
+            let (file, at) = (Arc::clone(file), placed.at);
+            match placed.extent {
+                ChunkExtent::Hole { length } => {
+                    self.window.tasks.push(Task::Hole { file, at, length });
                 }
-                Err(error) => {
-                    target.fail(&error);
-                    break;
+                ChunkExtent::Chunk { id, offset, length } => {
+                    self.window.add(id, Piece { file, at, offset, length });
                 }
             }
-            if bytes >= PART_BYTES || extents.len() >= PART_EXTENTS_MAX {
-                send(std::mem::take(&mut extents), Vec::new());
-                bytes = 0;
+            if self.window.is_full(usize::MAX) {
+                self.flush();
+                is_held = false;
             }
         }
-        send(extents, Vec::new());
-        Ok(())
     }
 
-    fn other(&self, at: &Arc<Directory>, entry: &Entry, node: &Node) -> io::Result<()> {
+    fn other(&self, at: &Arc<Directory>, entry: &Entry) -> io::Result<()> {
         let dir = at.dir.as_fd();
         if self.shared.options.overwrite == Overwrite::Never && stat_at(dir, &entry.name).is_ok() {
             self.shared.progress.skipped.fetch_add(1, Ordering::Relaxed);
@@ -265,7 +315,7 @@ impl<'run, S: BlobSource> RestoreWalk<'run, S> {
             rustix::fs::mknodat(dir, &part[..], kind, Mode::RUSR | Mode::WUSR, device)
         };
         let mut is_symlink = Symlink::No;
-        match node {
+        match &entry.node {
             Node::Symlink { target } => {
                 is_symlink = Symlink::Yes;
                 rustix::fs::symlinkat(&target[..], dir, &part[..])?;

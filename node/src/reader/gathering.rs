@@ -1,0 +1,72 @@
+//! Chunks asked for by the thousand, as they arrive: any thread takes the next, opens it and
+//! checks its name. Where the link is lost each of those that did not come says so.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use crossbeam_channel::Receiver;
+use strongroom_protocol::opening::Refusal;
+use strongroom_protocol::{BlobKind, ChunkId};
+use strongroom_store::keys::AgentKeys;
+use strongroom_store::tree::{Gather, Gathered, SourceError};
+
+use super::stream::{Arrival, Questions};
+use super::{believe, lost_link};
+
+pub(super) struct Gathering<'p> {
+    keys: &'p AgentKeys,
+    arrivals: Receiver<Arrival>,
+    /// What did not come yet.
+    left: Mutex<HashSet<ChunkId>>,
+    /// Why nothing will come, where that is known from the beginning.
+    refusal: Option<Refusal>,
+}
+
+impl<'p> Gathering<'p> {
+    pub(super) fn of(questions: &Questions, keys: &'p AgentKeys, ids: Vec<ChunkId>) -> Self {
+        let left = Mutex::new(ids.iter().copied().collect());
+        let arrivals = questions.ask_many(ids);
+        Self { keys, arrivals, left, refusal: None }
+    }
+
+    pub(super) fn refused(refusal: Refusal, keys: &'p AgentKeys, ids: Vec<ChunkId>) -> Self {
+        let left = Mutex::new(ids.into_iter().collect());
+        let (_, arrivals) = crossbeam_channel::bounded(0);
+        Self { keys, arrivals, left, refusal: Some(refusal) }
+    }
+
+    /// One of those that will not come any more.
+    fn lost(&self) -> Option<Gathered> {
+        let id = {
+            let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+            let id = left.iter().next().copied()?;
+            left.remove(&id);
+            id
+        };
+        let kind = BlobKind::Data;
+        let lost = match self.refusal.clone() {
+            None => lost_link(kind, id),
+            Some(refusal) => SourceError::Unreachable { kind, id, source: Box::new(refusal) },
+        };
+        Some((id, Err(lost)))
+    }
+}
+
+impl Gather for Gathering<'_> {
+    fn next(&self) -> Option<Gathered> {
+        let Ok(Arrival { id, answer, room }) = self.arrivals.recv() else { return self.lost() };
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let chunk = believe(self.keys, BlobKind::Data, id, Some(answer));
+        drop(room);
+        Some((id, chunk.map(|blob| blob.plain)))
+    }
+}
+
+/// No chunks at all.
+pub(super) struct Nothing;
+
+impl Gather for Nothing {
+    fn next(&self) -> Option<Gathered> {
+        None
+    }
+}
