@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::config::{RepoConfig, RepoKeys, RepoSetup, read_config, read_keys};
 use super::error::RepoError;
@@ -110,6 +110,9 @@ impl Repo {
                 Some(disk.lock("lock")?.ok_or_else(in_use)?)
             }
         };
+        if options.mode == Mode::Write {
+            super::heal::finish_replacements(&*disk, config.repo);
+        }
         let removals = super::removals::read(&*disk, config.repo)?;
         let (index, losses) = Index::load(Arc::clone(&disk), config.repo, &removals)?;
         let index = Arc::new(index);
@@ -135,6 +138,7 @@ impl Repo {
             readers: Mutex::new(VecDeque::new()),
             incoming: Arc::default(),
             health: Mutex::new(health(losses)),
+            book: OnceLock::new(),
             flushing: AtomicBool::new(false),
             collecting: AtomicBool::new(false),
             reserve_bytes: AtomicU64::new(RESERVE_BYTES),
