@@ -86,6 +86,8 @@ impl Worker for Hands {
             Work::Recover(work) => recover::perform(&task, *work).await,
             Work::Aux { .. }
             | Work::Expire { .. }
+            | Work::Heal { .. }
+            | Work::Look { .. }
             | Work::Prove { .. }
             | Work::Replicate { .. } => {
                 let text = "an agent makes no copies";

@@ -94,6 +94,7 @@ impl Command {
             Self::Restore(args) => args.run(session).await,
             Self::Verify(args) => args.run(session).await,
             Self::Media(args) => args.run(session).await,
+            Self::Status => questions::status(session).await,
             Self::Completions(args) => args.run(session, Arguments::command()),
             Self::Man(args) => args.run(session, Arguments::command()),
             asked => asked.ask(session).await,

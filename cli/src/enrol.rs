@@ -130,6 +130,7 @@ async fn enrol_agent(
         library: None,
         floor: Floor::default(),
         log: LogStyle::default(),
+        scrub: strongroom_node::scrubber::ScrubSettings::default(),
     };
     Home::create(&order.dir, settings)?;
     redeem(&order.dir, token, &identity, clock).await.map_err(failed(&identity))?;

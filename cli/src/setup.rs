@@ -288,6 +288,7 @@ fn settings(order: &InitOrder, role: Role) -> Result<Settings, SetupError> {
         library: None,
         floor: Floor::default(),
         log: strongroom_node::log::LogStyle::default(),
+        scrub: strongroom_node::scrubber::ScrubSettings::default(),
     })
 }
 

@@ -15,7 +15,7 @@ pub(crate) use jobs::job_line;
 pub(crate) use table::{Align, Sheet};
 
 use strongroom_protocol::Timestamp;
-use strongroom_protocol::admin::Response;
+use strongroom_protocol::admin::{Response, ScrubReport, StatusReport};
 
 use crate::human;
 use crate::output::Face;
@@ -25,7 +25,7 @@ pub(crate) fn response(response: &Response, face: &Face) -> String {
     match response {
         Response::Done(text) => human::text(text),
         Response::Refused(refusal) => format!("refused: {}", human::text(&refusal.to_string())),
-        Response::Status(report) => site::status(report, face),
+        Response::Status(report) => site::status(report, None, face),
         Response::Nodes(rows) => site::nodes(rows, face),
         Response::Token { text, expires } => people::token(text, *expires, face),
         Response::Policy { version, file, toml, applied, by } => {
@@ -44,6 +44,7 @@ pub(crate) fn response(response: &Response, face: &Face) -> String {
         Response::Why(report) => points::why(report, face),
         Response::Verdicts(rows) => points::verdicts(rows, face),
         Response::Holds(rows) => people::holds(rows, face),
+        Response::Scrub(report) => site::scrub(report, face),
         Response::Verified(report) => site::verified(report),
         Response::Media(rows) => site::media(rows, face),
         Response::Space(report) => space::space(report, face),
@@ -51,6 +52,11 @@ pub(crate) fn response(response: &Response, face: &Face) -> String {
             people::audit(*checked, *broken_at, records, face)
         }
     }
+}
+
+/// A site's status with how old what is known of its files is.
+pub(crate) fn status(report: &StatusReport, scrub: &ScrubReport, face: &Face) -> String {
+    site::status(report, Some(scrub), face)
 }
 
 /// A moment and how long ago it is, or a dash.

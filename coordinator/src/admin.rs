@@ -114,6 +114,7 @@ fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal>
         Request::Holds => tables::holds(site).map(Response::Holds),
         Request::Audit { most } => tables::audit(site, most),
         Request::Policy => tables::policy(site),
+        Request::Scrub => Ok(Response::Scrub(site.scrubber.report())),
         Request::Verify { depth } => {
             let report = inspect::verify(&site.repo.session(), depth)?;
             let detail = format!("{} damaged packs", report.damaged_packs.len());

@@ -3,6 +3,7 @@
 //! newest of each workload as far as can be.
 
 mod again;
+mod aging;
 mod book;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use self::again::{Again, RETRY_SECONDS_MAX};
 use crate::catalog::{CopyEvent, Debt};
 use crate::expire::{self, POINTS_A_PASS_MAX};
 use crate::policy::{Copy, CopyKind, Declared};
-use crate::retention::{CopyState, ProofLevel};
+use crate::retention::CopyState;
 use crate::schedule::{open_at, rate_at};
 use crate::site::Site;
 
@@ -34,6 +35,7 @@ const LOOK_SECONDS: i64 = 2;
 pub(crate) enum Doing {
     Aux,
     Expire,
+    Look,
     Prove,
     Replicate,
 }
@@ -43,6 +45,7 @@ impl Doing {
         match self {
             Self::Aux => "aux-copy",
             Self::Expire => "expire",
+            Self::Look => "look",
             Self::Prove => "prove",
             Self::Replicate => "replicate",
         }
@@ -74,6 +77,10 @@ pub(crate) struct Copies {
     look_at: Option<Timestamp>,
     /// Proofs that failed, not tried again before then.
     doubtful: BTreeMap<(PointId, CopyName), Timestamp>,
+    /// Points that a task under way found lost, and why.
+    lost: BTreeMap<JobId, Vec<(PointId, String)>>,
+    /// When each copy was last looked at, by this run.
+    looked: BTreeMap<(PointId, CopyName), Timestamp>,
 }
 
 impl Copies {
@@ -84,6 +91,8 @@ impl Copies {
             settle_at: None,
             look_at: None,
             doubtful: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            looked: BTreeMap::new(),
         }
     }
 
@@ -108,6 +117,7 @@ impl Copies {
             .filter(|((at, _), job)| at == node && !live.iter().any(|(of, _)| of == *job))
             .map(|(_, job)| *job)
             .collect();
+        self.look_again(node);
         for job in lost {
             let lost = Err("the node came back without it".to_owned());
             self.end(job, &lost, Progress::default(), Again::AtOnce);
@@ -121,7 +131,10 @@ impl Copies {
         }
         let (outcome, progress) = match ending {
             Ending::Done { progress, text } => (Ok(text.clone()), *progress),
-            Ending::Failed { refusal, .. } => (Err(refusal.to_string()), Progress::default()),
+            Ending::Failed { refusal, .. } => {
+                self.note_lost(job, refusal);
+                (Err(refusal.to_string()), Progress::default())
+            }
             Ending::Cancelled => (Err("cancelled".to_owned()), Progress::default()),
         };
         self.site.note_progress(job, progress);
@@ -177,7 +190,8 @@ impl Copies {
                 self.order(&in_force.declared, debts, copy, now)?;
             }
         }
-        self.prove(&in_force.declared, now)
+        self.prove(&in_force.declared, now)?;
+        self.look(&in_force.declared, now)
     }
 
     /// Whether the copy's source is there and proven enough, its window open, its node here.
@@ -263,7 +277,7 @@ impl Copies {
         now: Timestamp,
     ) -> Result<(), crate::catalog::CatalogError> {
         let job = task.job;
-        if task.doing != Doing::Prove {
+        if matches!(task.doing, Doing::Aux | Doing::Replicate) {
             for point in &task.points {
                 self.site.catalog.record_copy(*point, &task.copy, &CopyEvent::Began, now)?;
             }
@@ -278,57 +292,8 @@ impl Copies {
         }
         Ok(())
     }
-
-    /// The newest point of each workload in each copy is proven as far as its kind allows.
-    fn prove(
-        &mut self,
-        declared: &Declared,
-        now: Timestamp,
-    ) -> Result<(), crate::catalog::CatalogError> {
-        let mut wanted = Vec::new();
-        for workload in declared.workloads.keys() {
-            let Some(policy) = declared.policy_of(workload) else { continue };
-            let facts = self.site.catalog.point_facts(Some(workload))?;
-            for copy in policy.copies.values() {
-                let place = (copy.node.clone(), copy.name.clone());
-                let here = self.site.sessions.proxy(&copy.node).is_some();
-                if !here || self.busy.contains_key(&place) {
-                    continue;
-                }
-                let newest = facts.iter().rev().find_map(|point| {
-                    let row = point.copy(&copy.name)?;
-                    (row.state == CopyState::Present).then_some((point.point, row.proof))
-                });
-                let Some((point, proof)) = newest else { continue };
-                let level = proof.map(|proof| proof.level);
-                let doubted = self.doubtful.get(&(point, copy.name.clone()));
-                if level < Some(best_proof(&copy.kind)) && doubted.is_none_or(|until| *until <= now)
-                {
-                    wanted.push((workload.clone(), copy.clone(), point));
-                }
-            }
-        }
-        for (workload, copy, point) in wanted {
-            let set = match &copy.kind {
-                CopyKind::Aux { media_set } => Some(media_set.clone()),
-                _ => None,
-            };
-            let work = Work::Prove { copy: copy.name.clone(), set, point };
-            let task = self.task(Doing::Prove, &copy, &workload, vec![point], now);
-            self.say(task, work, now)?;
-        }
-        Ok(())
-    }
 }
 
 fn copy_of<'d>(declared: &'d Declared, debt: &Debt) -> Option<&'d Copy> {
     declared.policy_of(&debt.workload)?.copies.get(&debt.row.copy)
-}
-
-/// The most a copy of this kind can be proven today.
-const fn best_proof(kind: &CopyKind) -> ProofLevel {
-    match kind {
-        CopyKind::Aux { .. } => ProofLevel::HashVerified,
-        _ => ProofLevel::Readable,
-    }
 }

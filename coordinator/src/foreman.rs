@@ -19,6 +19,7 @@ use crate::copies::Copies;
 use crate::expire::far::Far;
 use crate::jobs::{IngestPlan, Jobs, Report};
 use crate::schedule;
+use crate::scrub;
 use crate::sessions::{Heard, Session};
 use crate::site::Site;
 
@@ -269,9 +270,20 @@ impl Foreman {
             FromNode::Expired { job, answers, .. } if !is_agent => {
                 self.far.answered(&node, job, &answers);
             }
+            FromNode::Lost { job, points, .. } if !is_agent => {
+                self.copies.looked(&node, job, points);
+            }
+            FromNode::Scrubbed(news) if !is_agent => {
+                if let Err(error) = scrub::hear(&self.site, &node, &news) {
+                    tracing::error!(error = %Chain(&error), "a proxy's scrubbing was not booked");
+                }
+                self.copies.reconsider();
+            }
             FromNode::Expired { .. }
             | FromNode::Hello { .. }
+            | FromNode::Lost { .. }
             | FromNode::Renew { .. }
+            | FromNode::Scrubbed(_)
             | FromNode::Step { .. } => {}
         }
     }

@@ -18,6 +18,7 @@ mod ingest;
 mod jobs;
 mod packs;
 mod run;
+mod scrub;
 mod sessions;
 mod site;
 mod space;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::{AuditError, AuditLog};
 use crate::catalog::{Catalog, CatalogError};
+use crate::scrub::SiteMender;
 use crate::site::{InForce, Parts, Site};
 use crate::strangers::Strangers;
 use crate::visitors::{Reception, STREAMS_MAX};
@@ -109,13 +110,6 @@ impl Coordinator {
             tracing::warn!(points = found, "the catalog learnt of points from the repository");
         }
         expire::take_up(&site)?;
-        let health = site.repo.health();
-        for (pack, why) in health.unreadable_packs {
-            site.alarm(&format!("pack {pack}"), format!("pack {pack} cannot be read: {why}"));
-        }
-        for pack in health.missing_packs {
-            site.alarm(&format!("pack {pack}"), format!("pack {pack} is gone"));
-        }
         Ok(Self { site, endpoint, lock })
     }
 
@@ -136,6 +130,12 @@ impl Coordinator {
         site.record("coordinator", "start", "", strongroom_node::uplink::SOFTWARE);
         let (foreman, thread) =
             foreman::start(Arc::clone(&site), stop.clone()).map_err(CoordinatorError::Thread)?;
+        let mender = SiteMender {
+            site: Arc::clone(&site),
+            foreman: foreman.clone(),
+            stop: stop.clone(),
+            known: tokio::sync::Mutex::default(),
+        };
         let reception = Arc::new(Reception {
             site: Arc::clone(&site),
             foreman,
@@ -151,7 +151,9 @@ impl Coordinator {
             move |outcome| space::note(&told, outcome),
         );
         let keeping = door::keep(endpoint, Arc::clone(&guard), reception, stop);
-        tokio::join!(keeping, renewing, collecting);
+        // The mender goes with its end: the foreman waits for everybody who may tell it something.
+        let scrubbing = async move { mender.site.scrubber.keep(&mender, &mender.stop).await };
+        tokio::join!(keeping, renewing, collecting, scrubbing);
         let put_away = tokio::task::spawn_blocking(move || {
             // The foreman ends when nobody is left to tell it anything.
             let ended = thread.join().is_ok();

@@ -9,6 +9,7 @@ use strongroom_node::collector::Collector;
 use strongroom_node::guard::Guard;
 use strongroom_node::home::Home;
 use strongroom_node::reserve::Reserve;
+use strongroom_node::scrubber::Scrubber;
 use strongroom_protocol::control::Progress;
 use strongroom_protocol::{Chain, JobId, Timestamp};
 use strongroom_store::repo::Repo;
@@ -17,6 +18,7 @@ use crate::audit::{AuditError, AuditLog, Entry};
 use crate::catalog::Catalog;
 use crate::copies::CopyTask;
 use crate::policy::Declared;
+use crate::scrub::Expected;
 use crate::sessions::Sessions;
 
 /// Ended copies remembered for the tables.
@@ -43,6 +45,9 @@ pub(crate) struct Site {
     pub(crate) sessions: Sessions,
     pub(crate) collector: Arc<Collector>,
     pub(crate) reserve: Reserve,
+    pub(crate) scrubber: Scrubber,
+    /// Streams by which proxies are to bring back what is hurt here.
+    pub(crate) expected: Expected,
     in_force: RwLock<Arc<InForce>>,
     progress: Mutex<BTreeMap<JobId, Progress>>,
     copy_tasks: Mutex<Vec<CopyTask>>,
@@ -71,6 +76,8 @@ impl Site {
         let reserve = Reserve::of(home.dir());
         reserve.make();
         let collector = Arc::new(Collector::new(repo.clone(), Reserve::of(home.dir())));
+        let settings = home.settings().scrub;
+        let scrubber = Scrubber::new(repo.clone(), Arc::clone(guard.clock()), settings);
         Self {
             home,
             guard,
@@ -81,6 +88,8 @@ impl Site {
             audit,
             book,
             sessions: Sessions::default(),
+            scrubber,
+            expected: Expected::default(),
             in_force: RwLock::new(Arc::new(in_force)),
             progress: Mutex::default(),
             copy_tasks: Mutex::default(),

@@ -14,11 +14,12 @@ use strongroom_protocol::data::ToAgent;
 use strongroom_protocol::link::{LinkError, Receiver, Sender};
 use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
 use strongroom_protocol::{Generation, Identity, JobId, NodeName, PointId, Role};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::commit::{Committed, Uncommitted, Whose};
 use crate::foreman::{ForemanDesk, News};
 use crate::ingest::IngestError;
+use crate::scrub::HealStream;
 use crate::sessions::{Heard, converse};
 use crate::site::Site;
 use crate::strangers::Strangers;
@@ -51,7 +52,7 @@ impl Visitors for Reception {
             | (Opening::Admin, Role::Operator)
             | (Opening::Fetch { grant: None, .. }, Role::Operator)
             | (Opening::Fetch { grant: Some(_), .. }, Role::Agent) => own_site,
-            (Opening::Control | Opening::Packs, Role::Proxy) => {
+            (Opening::Control | Opening::Heal { .. } | Opening::Packs, Role::Proxy) => {
                 return match admin::is_known_proxy(&self.site, &peer.identity) {
                     true => Ok(()),
                     false => Err(forbidden(format!(
@@ -73,6 +74,7 @@ impl Visitors for Reception {
             Opening::Control => self.control(visit).await,
             Opening::Ingest { job, generation } => self.ingest(job, generation, visit).await,
             Opening::Fetch { point, grant } => self.fetch(point, grant, visit).await,
+            Opening::Heal { job } => self.heal(job, visit).await,
             Opening::Packs => packs::serve(&self.site.repo, visit.sender, visit.receiver).await,
             Opening::Admin => self.admin(visit).await,
         }
@@ -236,6 +238,24 @@ impl Reception {
         match body {
             Ok(body) => serve::serve(&session, body, visit.sender, visit.receiver).await,
             Err(refusal) => serve::refuse(visit.sender, refusal).await,
+        }
+    }
+
+    /// Hands a stream that a proxy was ordered to open to whoever asks on it.
+    async fn heal(&self, job: JobId, visit: Visit) -> Result<(), LinkError> {
+        match self.site.expected.take(job, &visit.peer.identity) {
+            Ok(wanted) => {
+                let (sender, receiver) = (visit.sender, visit.receiver);
+                let (done, ended) = oneshot::channel();
+                // Whoever waited may have given up: the stream is dropped then.
+                let _ = wanted.send(HealStream { sender, receiver, done });
+                let _ = ended.await;
+                Ok(())
+            }
+            Err(refusal) => {
+                self.turned_away(visit.link.address(), Some(&visit.peer), &refusal.to_string());
+                Ok(())
+            }
         }
     }
 

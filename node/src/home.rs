@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use strongroom_protocol::{Identity, NodeName, OrgName, Role, SiteName};
 
 use crate::log::LogStyle;
+use crate::scrubber::ScrubSettings;
 
 /// The file that says who the node is.
 pub const SETTINGS_FILE: &str = "node.toml";
@@ -47,6 +48,13 @@ pub struct Settings {
     pub floor: Floor,
     #[serde(default, skip_serializing)]
     pub log: LogStyle,
+    /// How often, how early and how fast what is stored is read back.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub scrub: ScrubSettings,
+}
+
+fn is_default(scrub: &ScrubSettings) -> bool {
+    *scrub == ScrubSettings::default()
 }
 
 /// What a proxy keeps whatever its coordinator orders: the `[floor]` of its `node.toml`. All

@@ -9,7 +9,7 @@ use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{BlobKind, Chain, ChunkId, PackId, PointId, Timestamp, WorkloadName};
 use strongroom_store::content::{ChunkExtent, Entry, Node};
 use strongroom_store::manifest::{GapList, Manifest, decode_gaps};
-use strongroom_store::repo::{Depth, Repo, VerifyReport};
+use strongroom_store::repo::{DamagedPack, DamagedPoint, Depth, Repo, Subject, VerifyReport};
 use strongroom_store::tree::{BlobSource, Damage, Flow, Tree, Visitor};
 
 /// Hurt files and directories named in one report.
@@ -123,6 +123,26 @@ pub fn verify(repo: &Repo, depth: VerifyDepth) -> Result<VerifiedReport, Refusal
         hurt,
         points_whole,
     })
+}
+
+/// What that which is known to be hurt costs, by point and file. Reads the hurt packs. Blocking.
+pub fn what_is_hurt(repo: &Repo) -> Vec<String> {
+    let mut found = VerifyReport::default();
+    for (subject, problem) in repo.hurt() {
+        match subject {
+            Subject::Pack(pack) => {
+                repo.verify_pack(pack, Depth::Plain, &mut found);
+                if !found.damaged_packs.iter().any(|damaged| damaged.pack == pack) {
+                    let (blobs, sound) = (Vec::new(), Vec::new());
+                    found.damaged_packs.push(DamagedPack { pack, problem, blobs, sound });
+                }
+            }
+            Subject::Point(workload, point) => {
+                found.damaged_points.push(DamagedPoint { workload, point, problem });
+            }
+        }
+    }
+    hurt(repo, &found).map(|(named, _)| named).unwrap_or_default()
 }
 
 fn hurt(repo: &Repo, found: &VerifyReport) -> Result<(Vec<String>, u64), Refusal> {

@@ -113,8 +113,10 @@ pub enum Request {
     Space {
         order: SpaceOrder,
     },
+    /// How old what is known of the files here is, and what scrubbing met.
+    Scrub,
 }
-message!(Request, "request", 26);
+message!(Request, "request", 27);
 
 /// Which jobs to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,8 +188,9 @@ pub enum Response {
     Media(Vec<MediumRow>),
     Audit { checked: u64, broken_at: Option<u64>, records: Vec<AuditRow> },
     Space(SpaceReport),
+    Scrub(ScrubReport),
 }
-message!(Response, "response", 19);
+message!(Response, "response", 20);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReport {
@@ -373,4 +376,24 @@ pub struct SpaceReport {
 pub struct SpaceRun {
     pub at: Timestamp,
     pub text: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubReport {
+    /// Packs and manifests.
+    pub files: u64,
+    /// When the one that waits longest was last found whole; none when none was.
+    pub oldest: Option<Timestamp>,
+    /// Never read back so far, and the bytes of the packs among them.
+    pub never: u64,
+    pub never_bytes: u64,
+    /// Since the node started.
+    pub found: u64,
+    pub healed: u64,
+    pub last_found: Option<Timestamp>,
+    pub last_healed: Option<Timestamp>,
+    /// How often it was looked what is due.
+    pub rounds: u64,
+    /// Hurt and not healed, each in a sentence.
+    pub hurt: Vec<String>,
 }

@@ -7,7 +7,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::frame::message;
 use crate::id::{
-    CopyName, Generation, Identity, JobId, MediaSetName, PointId, RepoId, WorkloadId, WorkloadName,
+    CopyName, Generation, Identity, JobId, MediaSetName, PackId, PointId, RepoId, WorkloadId,
+    WorkloadName,
 };
 use crate::opening::Refusal;
 use crate::time::Timestamp;
@@ -27,8 +28,12 @@ pub enum FromNode {
     Renew { csr: Vec<u8> },
     /// What became of each point of an `Expire` order; before its `Ended`.
     Expired { job: JobId, generation: Generation, answers: Vec<ExpireAnswer> },
+    /// Of the points of an assignment, these are not there whole, and why; before `Ended`.
+    Lost { job: JobId, generation: Generation, points: Vec<(PointId, String)> },
+    /// What scrubbing met at the proxy since it was last told.
+    Scrubbed(ScrubNews),
 }
-message!(FromNode, "node's message", 6);
+message!(FromNode, "node's message", 8);
 
 /// Coordinator to node. The order is the wire: append only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +135,12 @@ pub enum Work {
     /// Proxy: no reason keeps these points of the secondary snap any more. It obeys as far as
     /// its own floor allows, and answers by `Expired`.
     Expire { copy: CopyName, points: Vec<PointId>, order: ExpireOrder },
+    /// Proxy: open a `Heal` stream and give what is asked there, of these packs and what these
+    /// points need.
+    Heal { packs: Vec<PackId>, points: Vec<PointId> },
+    /// Proxy: say by `Lost` which of these points the copy does not hold whole, as far as can
+    /// be told without reading its data.
+    Look { copy: CopyName, set: Option<MediaSetName>, points: Vec<PointId> },
 }
 
 /// Whether points are only named, or are to go.
@@ -157,6 +168,19 @@ pub enum ExpireOutcome {
     Ready,
     /// It is there and stays: why, and until when by the proxy's clock, where that is known.
     Stays { why: String, until: Option<Timestamp> },
+}
+
+/// What scrubbing met.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubNews {
+    /// Found hurt, each in a sentence.
+    pub found: Vec<String>,
+    /// Replaced by what is whole, each in a sentence.
+    pub healed: Vec<String>,
+    /// Points that are not whole here and could not be healed, and why.
+    pub lost: Vec<(PointId, String)>,
+    /// What that hurts, by point and file, each in a sentence.
+    pub hurt: Vec<String>,
 }
 
 /// A protect assignment.

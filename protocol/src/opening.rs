@@ -20,8 +20,11 @@ pub enum Opening {
     Packs,
     /// Operator to coordinator or proxy: one question ([`crate::admin`]).
     Admin,
+    /// Proxy to coordinator, as [`crate::control::Work::Heal`] ordered: the coordinator asks
+    /// ([`crate::data::FromProxy`]), the proxy answers ([`crate::data::ToProxy`]).
+    Heal { job: JobId },
 }
-message!(Opening, "opening", 5);
+message!(Opening, "opening", 6);
 
 /// The answer to an opening, before anything else on the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

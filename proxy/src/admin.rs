@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use strongroom_node::inspect;
+use strongroom_node::scrubber::sentence;
 use strongroom_node::uplink::SOFTWARE;
 use strongroom_protocol::admin::{
     MediumRow, PointRef, PointRow, Request, Response, StatusReport, WhyReport,
@@ -48,8 +49,9 @@ fn look_up(site: &Site, request: Request) -> Answer<Response> {
             let now = site.guard.clock().now();
             site.hands.collector.space(order, now).map(Response::Space)
         }
+        Request::Scrub => Ok(Response::Scrub(site.scrubber.report())),
         _ => {
-            let text = "a proxy answers status, points, why, media, verify and space; \
+            let text = "a proxy answers status, points, why, media, verify, space and scrub; \
                         ask the coordinator for the rest";
             Err(Refusal::new(RefusalKind::Forbidden, text))
         }
@@ -72,10 +74,7 @@ fn manifests(site: &Site) -> Answer<(Vec<Manifest>, Vec<String>)> {
 fn status(site: &Site) -> Answer<StatusReport> {
     let (manifests, mut alarms) = manifests(site)?;
     let packs = site.repo.packs();
-    let health = site.repo.health();
-    let unreadable = health.unreadable_packs.iter();
-    alarms.extend(unreadable.map(|(pack, why)| format!("pack {pack} cannot be read: {why}")));
-    alarms.extend(health.missing_packs.iter().map(|pack| format!("pack {pack} is gone")));
+    alarms.extend(site.repo.hurt().iter().map(sentence));
     alarms.extend(site.hands.keeper.alarm());
     alarms.extend(site.hands.collector.alarm());
     Ok(StatusReport {

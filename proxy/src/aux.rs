@@ -3,8 +3,8 @@
 //! it is finished, and packs go as they are. A point that cannot be had is left out and named,
 //! and costs the others nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use strongroom_node::desk::Task;
@@ -13,7 +13,7 @@ use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Chain, Clock, MediaSetName, PackId, PointId, WorkloadId};
 use strongroom_store::manifest::Manifest;
 use strongroom_store::media::{
-    Held, MediaError, MediaIdentity, MediaSetWriter, Put, RepoPack, SetOrder,
+    Held, MediaError, MediaIdentity, MediaReader, MediaSetWriter, Put, RepoPack, SetOrder,
 };
 use strongroom_store::repo::{Repo, RepoError};
 use strongroom_store::tape::TapeLibrary;
@@ -36,8 +36,9 @@ pub(crate) fn write_points(
     let repo: &Repo = &session;
     let unavailable = |error: &dyn std::error::Error| refused(RefusalKind::Unavailable, error);
     let (order, wrapped) = order_of(repo, set).map_err(|error| unavailable(&error))?;
-    let mut writer =
-        MediaSetWriter::open(library, order, clock).map_err(|error| unavailable(&error))?;
+    let mut writer = MediaSetWriter::open(Arc::clone(&library), order, clock)
+        .map_err(|error| unavailable(&error))?;
+    forget_lost(repo, library, &mut writer, points)?;
     let Wanted { packs, points, mut left_out } = lacking(repo, wrapped, writer.held(), points);
     if points.is_empty() {
         return conclude((Progress::default(), "the set holds it already".to_owned()), &left_out);
@@ -91,6 +92,45 @@ fn order_of(repo: &Repo, set: MediaSetName) -> Result<(SetOrder, u32), RepoError
         keys: keys.encode(),
     };
     Ok((order, keys.epochs()))
+}
+
+/// A point that is ordered though the set holds it was found lost, or nobody remembers it: it
+/// is read back, and what is on no cartridge here, or does not hold, is written again.
+fn forget_lost(
+    repo: &Repo,
+    library: Arc<dyn TapeLibrary>,
+    writer: &mut MediaSetWriter,
+    points: &[PointId],
+) -> Result<(), Refusal> {
+    let unavailable = |error: &dyn std::error::Error| refused(RefusalKind::Unavailable, error);
+    let again: Vec<PointId> =
+        points.iter().filter(|point| writer.held().has_point(point)).copied().collect();
+    if again.is_empty() {
+        return Ok(());
+    }
+    let reader = MediaReader::open(library).map_err(|error| unavailable(&error))?;
+    let mut needs: BTreeMap<PointId, BTreeSet<PackId>> = BTreeMap::new();
+    for point in again {
+        // What the repository here does not have cannot be written again either.
+        let roots = repo.manifest_of(point).ok();
+        let head = roots.and_then(|(_, manifest)| Manifest::decode_head(&manifest).ok());
+        let closure = head.and_then(|head| repo.closure(&head.roots).ok());
+        needs.insert(point, closure.map(|closure| closure.packs).unwrap_or_default());
+    }
+    let all: HashSet<PackId> = needs.values().flatten().copied().collect();
+    let report = reader
+        .fetch_packs(&all, &mut |_, source: &mut dyn Read| {
+            io::copy(source, &mut io::sink()).map(drop)
+        })
+        .map_err(|error| unavailable(&error))?;
+    let lost: HashSet<PackId> = report.missing.iter().copied().collect();
+    let is_lost = |(point, packs): &(&PointId, &BTreeSet<PackId>)| {
+        reader.manifest(**point).is_err() || packs.iter().any(|pack| lost.contains(pack))
+    };
+    let points = needs.iter().filter(is_lost).map(|(point, _)| *point).collect();
+    writer.forget_packs(&lost);
+    writer.forget_points(&points);
+    Ok(())
 }
 
 /// A pack that cannot be read leaves the session as it was.

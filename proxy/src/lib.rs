@@ -6,6 +6,8 @@
 mod admin;
 mod aux;
 mod expire;
+mod heal;
+mod look;
 mod orders;
 mod prove;
 mod replicate;

@@ -1,5 +1,5 @@
-//! What the coordinator may order a proxy to do: replicate, write media, prove, and let go of
-//! points as far as the floor of this site allows.
+//! What the coordinator may order a proxy to do: replicate, write media, prove, look, give back
+//! what it lost, and let go of points as far as the floor of this site allows.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use strongroom_protocol::control::{
     Ending, ExpireOrder, ExpireOutcome, FromNode, Progress, RetryAdvice, StepNews, Work,
 };
 use strongroom_protocol::opening::{Refusal, RefusalKind};
-use strongroom_protocol::{Clock, PointId};
+use strongroom_protocol::{Clock, MediaSetName, PointId};
 use strongroom_store::repo::Repo;
 use strongroom_store::tape::TapeLibrary;
 
 use crate::expire::Keeper;
-use crate::{aux, prove, replicate};
+use crate::{aux, heal, look, prove, replicate};
 
 /// The proxy's hands.
 pub(crate) struct Hands {
@@ -68,6 +68,8 @@ impl Hands {
                 blocking(move || prove::read_media(&repo, library, point)).await
             }
             Work::Expire { points, order, .. } => self.expire(task, points, order).await,
+            Work::Heal { .. } => heal::give_back(&self.repo, task).await,
+            Work::Look { set, points, .. } => self.look(task, set, points).await,
             Work::Protect(_) | Work::Recover(_) => {
                 Err(Refusal::new(RefusalKind::Invalid, "a proxy protects no workloads"))
             }
@@ -89,6 +91,23 @@ impl Hands {
         Ok((Progress::default(), text))
     }
 
+    /// Tells the coordinator which of the points are not whole.
+    async fn look(&self, task: &Task, set: Option<MediaSetName>, points: Vec<PointId>) -> Outcome {
+        let repo = self.repo.clone();
+        let asked = points.len();
+        let looked = if set.is_some() {
+            let library = self.library()?;
+            let _drive = self.drives.lock().await;
+            blocking(move || look::media(&repo, library, &points)).await?
+        } else {
+            blocking(move || look::repository(&repo, &points)).await?
+        };
+        let text = format!("{} of {asked} points are not whole", looked.len());
+        let (job, generation) = (task.job, task.generation);
+        task.uplink.say(FromNode::Lost { job, generation, points: looked }).await;
+        Ok((Progress::default(), text))
+    }
+
     fn library(&self) -> Result<Arc<dyn TapeLibrary>, Refusal> {
         self.library.clone().ok_or_else(|| {
             let text = "this proxy has no tape library; name one as `library` in its node.toml";
@@ -97,7 +116,9 @@ impl Hands {
     }
 }
 
-async fn blocking(work: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Internal, "a worker died")))
@@ -109,6 +130,8 @@ const fn step_of(work: &Work) -> &'static str {
         Work::Aux { .. } => "write-media",
         Work::Prove { .. } => "prove",
         Work::Expire { .. } => "expire",
+        Work::Heal { .. } => "give-back",
+        Work::Look { .. } => "look",
         Work::Protect(_) | Work::Recover(_) => "refuse",
     }
 }

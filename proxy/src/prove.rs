@@ -148,8 +148,8 @@ pub(crate) fn read_media(
     let manifest = reader.manifest(point).map_err(|error| refused(RefusalKind::Missing, &error))?;
     let head =
         Manifest::decode_head(&manifest).map_err(|error| refused(RefusalKind::Damaged, &error))?;
-    let closure =
-        repo.closure(&head.roots).map_err(|error| refused(RefusalKind::Damaged, &error))?;
+    // That the repository here cannot tell what the point needs says nothing of the media.
+    let closure = repo.closure(&head.roots).map_err(|error| unavailable(&error))?;
     let wanted: HashSet<_> = closure.packs.into_iter().collect();
     let report = reader
         .fetch_packs(&wanted, &mut |_, source: &mut dyn Read| {

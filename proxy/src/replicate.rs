@@ -2,6 +2,7 @@
 //! checks each against its name, and commits the manifest only when everything it names is
 //! durable. A broken link costs nothing that was already written: a pack goes on where it ended.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -90,11 +91,11 @@ pub(crate) async fn replicate(
     // Packs found or received stay until the point that needs them is committed.
     let session = repo.session();
     let repo: &Repo = &session;
-    if repo.has_point(point) {
-        return Ok(Progress::default());
-    }
     let (mut sender, mut receiver) = open(&link, Opening::Packs).await?;
     let needed = ask_need(&mut sender, &mut receiver, point).await?;
+    if repo.has_point(point) {
+        recheck(repo, task, &needed).await?;
+    }
     let counted = Arc::new(Counted::default());
     let missing: Vec<_> = needed.packs.iter().filter(|(id, _)| !repo.has_pack(*id)).collect();
     let total: u64 = missing.iter().map(|(_, len)| *len).sum();
@@ -113,6 +114,21 @@ pub(crate) async fn replicate(
     }
     commit(repo, needed).await?;
     Ok(progress(&counted))
+}
+
+/// Reads back the packs of a point that is here: it is ordered again because it was found lost.
+/// What is hurt is known to the repository afterwards, and fetched like what is missing.
+async fn recheck(repo: &Repo, task: &Task, needed: &Needed) -> Result<(), ReplicateError> {
+    let (repo, cancelled) = (repo.clone(), task.cancelled.clone());
+    let packs: Vec<PackId> = needed.packs.iter().map(|(pack, _)| *pack).collect();
+    off_runtime(move || {
+        repo.recheck_packs(&packs, &mut |_| match cancelled.is_cancelled() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        });
+        Ok(())
+    })
+    .await
 }
 
 fn progress(counted: &Counted) -> Progress {
@@ -213,7 +229,7 @@ async fn commit(repo: &Repo, needed: Needed) -> Result<(), ReplicateError> {
             return Err(ReplicateError::Wrong { subject: format!("point {}", needed.point) });
         }
         repo.closure(&head.roots).map_err(store)?;
-        repo.commit_point(head.workload, head.point, &needed.manifest).map_err(store)
+        repo.restore_point(head.workload, head.point, &needed.manifest).map_err(store)
     })
     .await
 }

@@ -14,6 +14,7 @@ use strongroom_node::home::{Home, HomeError};
 use strongroom_node::lasting::lasting_key;
 use strongroom_node::reserve::Reserve;
 use strongroom_node::run::renew_own;
+use strongroom_node::scrubber::Scrubber;
 use strongroom_node::uplink::{Course, Uplink};
 use strongroom_protocol::Clock;
 use strongroom_protocol::link::{Endpoint, LinkError};
@@ -25,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::expire::{JOURNAL_FILE, JournalError, Keeper};
+use crate::heal::ProxyMender;
 use crate::orders::Hands;
 use crate::visitors::Site;
 
@@ -97,8 +99,10 @@ impl Proxy {
             collector: Arc::new(Collector::new(repo.clone(), Reserve::of(home.dir()))),
         });
         let book = Arc::new(TokenBook::open(&home.path("tokens.json"))?);
-        let site =
-            Arc::new(Site { repo, hands: Arc::clone(&hands), guard: Arc::clone(&guard), book });
+        let scrubber =
+            Arc::new(Scrubber::new(repo.clone(), Arc::clone(guard.clock()), settings.scrub));
+        let (held, guarded) = (Arc::clone(&hands), Arc::clone(&guard));
+        let site = Arc::new(Site { repo, hands: held, guard: guarded, book, scrubber });
         let at = settings.coordinator_site.unwrap_or(settings.site);
         let course = settings.coordinator.map(|coordinator| (coordinator, at));
         Ok(Self { site, hands, guard, endpoint, course, home, lock })
@@ -115,12 +119,14 @@ impl Proxy {
     /// Serves until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let Self { site, hands, guard, endpoint, course, home, lock } = self;
+        let (repo, scrubber) = (site.repo.clone(), Arc::clone(&site.scrubber));
         let keeping = door::keep(endpoint, Arc::clone(&guard), site, stop.clone());
         let renewing = renew_own(&guard, stop.clone());
         let counting = Arc::clone(&hands.keeper).count(stop.clone());
         let clock = Arc::clone(&hands.clock);
         let collecting =
             Arc::clone(&hands.collector).run(stop.clone(), move || clock.now(), |_| {});
+        let (uplink_known, uplink_wanted) = tokio::sync::oneshot::channel();
         let obeying = async {
             let Some((coordinator, coordinator_site)) = course else {
                 tracing::warn!("no coordinator is named: serving what is here");
@@ -137,11 +143,20 @@ impl Proxy {
             };
             let (orders, heard) = mpsc::channel(ORDERS_MAX);
             let (uplink, talking) = Uplink::start(course, orders, stop.clone());
+            // Fails only when the node is stopping.
+            let _ = uplink_known.send(uplink.clone());
             desk.work(hands, uplink, heard, stop.clone()).await;
             // The uplink ends by itself with `stop`.
             let _ = talking.await;
         };
-        tokio::join!(keeping, renewing, counting, collecting, obeying);
+        let scrubbing = async {
+            // Without a coordinator nobody can heal, and what is hurt is told all the same.
+            let uplink = uplink_wanted.await.ok();
+            let (stop, told) = (stop.clone(), tokio::sync::Mutex::default());
+            let mender = ProxyMender { repo, scrubber: Arc::clone(&scrubber), uplink, stop, told };
+            scrubber.keep(&mender, &mender.stop).await;
+        };
+        tokio::join!(keeping, renewing, counting, collecting, obeying, scrubbing);
         drop(lock);
     }
 }

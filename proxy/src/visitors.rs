@@ -7,6 +7,7 @@ use std::sync::Arc;
 use strongroom_certs::{Peer, TokenBook};
 use strongroom_node::door::{Visit, Visitors};
 use strongroom_node::guard::Guard;
+use strongroom_node::scrubber::Scrubber;
 use strongroom_node::{enrol, serve};
 use strongroom_protocol::admin::Request;
 use strongroom_protocol::link::{LinkError, Receiver, Sender};
@@ -23,6 +24,7 @@ pub(crate) struct Site {
     pub(crate) hands: Arc<Hands>,
     pub(crate) guard: Arc<Guard>,
     pub(crate) book: Arc<TokenBook>,
+    pub(crate) scrubber: Arc<Scrubber>,
 }
 
 impl Visitors for Site {
@@ -63,7 +65,9 @@ impl Visitors for Site {
                 visit.sender.delivered().await;
                 Ok(())
             }
-            Opening::Control | Opening::Ingest { .. } | Opening::Packs => Ok(()),
+            Opening::Control | Opening::Heal { .. } | Opening::Ingest { .. } | Opening::Packs => {
+                Ok(())
+            }
         }
     }
 

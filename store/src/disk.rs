@@ -7,6 +7,7 @@ pub mod sim;
 
 use std::any::Any;
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 pub use local::LocalDisk;
@@ -80,6 +81,9 @@ pub enum EntryKind {
     File,
 }
 
+/// Takes the bytes of a cold read, piece by piece, and says whether to go on.
+pub type ColdSink<'s> = dyn FnMut(&[u8]) -> ControlFlow<()> + 's;
+
 /// A held lock: dropping it lets go.
 pub type Lock = Box<dyn Any + Send + Sync>;
 
@@ -94,6 +98,9 @@ pub trait Disk: Send + Sync {
     fn append_to(&self, path: &str) -> DiskResult<Box<dyn AppendFile>>;
     /// An existing file, to read.
     fn open(&self, path: &str) -> DiskResult<Arc<dyn ReadFile>>;
+    /// Hands on the bytes of a file from its beginning, as the medium gives them: what memory
+    /// holds of it neither answers nor is driven out. `take` may end it early.
+    fn read_cold(&self, path: &str, take: &mut ColdSink<'_>) -> DiskResult<()>;
     /// Moves a file, replacing what was there.
     fn rename(&self, from: &str, to: &str) -> DiskResult<()>;
     /// Removes a file.

@@ -20,6 +20,7 @@ use strongroom_protocol::id::{ChunkId, PackId, RepoId};
 use crate::disk::{Disk, DiskError};
 use crate::pack::{PackClass, PackEntry, pack_path, read_footer, scan_forward};
 use crate::sync::{AtomicU64, Ordering, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use load::list_packs;
 use segment::{Segment, SegmentError};
 use state::State;
 
@@ -149,7 +150,7 @@ impl Index {
         removals: &Removals,
     ) -> Result<(Self, Losses), DiskError> {
         let mut losses = Losses::default();
-        let in_place = load::list_packs(&*disk)?;
+        let in_place = list_packs(&*disk)?;
         let index = Self {
             disk,
             repo,

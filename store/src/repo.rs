@@ -7,6 +7,8 @@ mod collect;
 mod config;
 mod epochs;
 mod error;
+mod heal;
+mod hurt;
 mod incoming;
 mod insert;
 mod open;
@@ -15,13 +17,14 @@ mod read;
 mod removals;
 mod reserve;
 mod salvage;
+mod scrub;
 mod session;
 mod verify;
 mod wraps;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use strongroom_protocol::id::{PackId, RepoId};
 
@@ -41,6 +44,7 @@ pub use incoming::{Begun, IncomingPack};
 pub use insert::Inserted;
 pub use open::{Mode, Options};
 pub use reserve::RESERVE_BYTES;
+pub use scrub::{Checked, ScrubAge, ScrubTerms, Subject};
 pub use session::Session;
 pub use verify::{DamagedPack, DamagedPoint, Depth, VerifyReport};
 pub use wraps::RepoKeys;
@@ -67,6 +71,7 @@ struct Inner {
     epochs: epochs::Epochs,
     incoming: Arc<Mutex<incoming::Transfers>>,
     health: Mutex<Health>,
+    book: OnceLock<Mutex<scrub::Book>>,
     flushing: AtomicBool,
     collecting: AtomicBool,
     reserve_bytes: AtomicU64,
@@ -87,12 +92,14 @@ pub struct Health {
     pub salvaged_blobs: usize,
     /// Blobs in such packs that could not be saved, or need others that are missing.
     pub abandoned_blobs: usize,
+    /// What scrubbing found hurt since, and how.
+    pub hurt: BTreeMap<Subject, String>,
 }
 
 impl Health {
     /// Whether nothing that was stored is known to be lost.
-    pub const fn is_sound(&self) -> bool {
-        self.unreadable_packs.is_empty() && self.missing_packs.is_empty()
+    pub fn is_sound(&self) -> bool {
+        self.unreadable_packs.is_empty() && self.missing_packs.is_empty() && self.hurt.is_empty()
     }
 }
 

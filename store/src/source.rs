@@ -1,7 +1,7 @@
 //! A repository as a source of trees, and its points by id alone. A blob that cannot be had is
 //! told apart: missing, damaged, or out of reach.
 
-use strongroom_protocol::{BlobKind, ChunkId, PackId, PointId, Timestamp, WorkloadId};
+use strongroom_protocol::{BlobKind, ChunkId, PointId, Timestamp, WorkloadId};
 
 use crate::manifest::{Head, Manifest, ManifestError};
 use crate::parcel;
@@ -71,11 +71,6 @@ impl Repo {
     /// Whether the point is here.
     pub fn has_point(&self, point: PointId) -> bool {
         self.points().is_ok_and(|points| points.iter().any(|(_, id)| *id == point))
-    }
-
-    /// Whether the pack is here and known to the index. A condemned one is kept by asking.
-    pub fn has_pack(&self, pack: PackId) -> bool {
-        self.keep_pack(pack) && self.pack_len(pack).is_ok()
     }
 }
 

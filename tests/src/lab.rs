@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use strongroom_agent::recover::item;
@@ -13,6 +14,7 @@ use strongroom_agent::restore::compare::compare;
 use strongroom_agent::restore::{RestoreOptions, Restorer};
 use strongroom_node::ask::AskError;
 use strongroom_node::reader::RemotePoint;
+use strongroom_node::scrubber::ScrubSettings;
 use strongroom_protocol::admin::{
     AuditRow, EventRow, JobRow, Live, Request, Response, StatusReport, VerifiedReport, VerifyDepth,
 };
@@ -99,6 +101,25 @@ impl Lab {
     /// Waits until every node is connected.
     pub async fn everybody(&self) -> anyhow::Result<()> {
         self.sites.await_nodes(if self.cast == Cast::TwoSites { 2 } else { 1 }).await
+    }
+
+    /// Lets coordinator and proxy scrub as `settings` say, from now on.
+    pub async fn set_scrub(&mut self, settings: ScrubSettings) -> anyhow::Result<()> {
+        self.stop_coordinator().await?;
+        self.sites.set_scrub("coordinator", settings)?;
+        self.coordinator = Some(restarted(|| self.sites.start_coordinator()).await?);
+        if self.cast == Cast::TwoSites {
+            self.restart_proxy(settings).await?;
+        }
+        self.everybody().await
+    }
+
+    /// Lets the proxy alone scrub as `settings` say.
+    pub async fn restart_proxy(&mut self, settings: ScrubSettings) -> anyhow::Result<()> {
+        self.stop_proxy().await?;
+        self.sites.set_scrub("proxy", settings)?;
+        self.proxy = Some(restarted(|| self.sites.start_proxy()).await?);
+        self.everybody().await
     }
 
     pub fn start_coordinator(&mut self) -> anyhow::Result<()> {
@@ -284,6 +305,19 @@ pub fn refusal(error: &anyhow::Error) -> anyhow::Result<Refusal> {
 /// An error with everything below it, in one line.
 pub fn told<E: std::error::Error>(error: &E) -> String {
     Chain(error).to_string()
+}
+
+/// On a busy machine the socket of the node before is let go a little after its end.
+async fn restarted(start: impl Fn() -> anyhow::Result<Running>) -> anyhow::Result<Running> {
+    for _ in 0..50 {
+        match start() {
+            Err(error) if format!("{error:#}").contains("in use") => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            other => return other,
+        }
+    }
+    start()
 }
 
 async fn stop(node: &mut Option<Running>) -> anyhow::Result<()> {

@@ -18,6 +18,7 @@ use strongroom_node::ask::ask;
 use strongroom_node::enrol::{enrol, introduce};
 use strongroom_node::home::{Floor, Home, Settings};
 use strongroom_node::log::LogStyle;
+use strongroom_node::scrubber::ScrubSettings;
 use strongroom_protocol::admin::{JobRow, PointRow, Request, Response};
 use strongroom_protocol::link::{Endpoint, Link};
 use strongroom_protocol::{ALPN_NODE, Clock, Identity, RepoId, Role, SystemClock, WorkloadName};
@@ -141,6 +142,7 @@ impl TwoSites {
             library: None,
             floor: Floor::default(),
             log: LogStyle::Text,
+            scrub: ScrubSettings::default(),
         };
         let coordinator = base("a", Role::Coordinator, sites.coordinator_at);
         sites.make_node("coordinator", coordinator, &root, &key, &setup)?;
@@ -177,6 +179,14 @@ impl TwoSites {
     /// The directory of a node.
     pub fn home(&self, node: &str) -> PathBuf {
         self.dir.join(node)
+    }
+
+    /// Writes how a node scrubs into its settings; it reads them when it starts.
+    pub fn set_scrub(&self, node: &str, scrub: ScrubSettings) -> anyhow::Result<()> {
+        let mut settings = Home::open(&self.home(node))?.settings().clone();
+        settings.scrub = scrub;
+        Home::create(&self.home(node), settings)?;
+        Ok(())
     }
 
     /// Starts the coordinator.
@@ -241,6 +251,7 @@ impl TwoSites {
             library: None,
             floor: Floor::default(),
             log: LogStyle::Text,
+            scrub: ScrubSettings::default(),
         };
         Home::create(&self.home(agent), settings)?;
         Ok(enrol(&self.home(agent), &token, &identity, Arc::clone(&self.clock)).await?)

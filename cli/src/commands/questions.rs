@@ -3,9 +3,27 @@
 
 use clap::Args;
 use strongroom_protocol::WorkloadName;
-use strongroom_protocol::admin::{PointRef, Request};
+use strongroom_protocol::admin::{PointRef, Request, Response};
 
+use crate::failure::{Ending, Failure};
 use crate::point_at::point;
+use crate::session::Session;
+use crate::show;
+
+/// `status`: the node's, with how old what is known of its files is.
+pub(crate) async fn status(session: &Session) -> Result<Ending, Failure> {
+    let contact = session.contact().await?;
+    let status = contact.ask(&Request::Status).await?;
+    // A node of an older version does not know the question.
+    let scrub = contact.ask(&Request::Scrub).await;
+    match (&status, scrub) {
+        (Response::Status(report), Ok(Response::Scrub(scrub))) if !session.out.is_json() => {
+            session.out.text(&show::status(report, &scrub, session.out.face()))?;
+        }
+        _ => session.out.answer(&status)?,
+    }
+    Ok(Ending::Done)
+}
 
 /// List the recovery points and the state of every copy
 #[derive(Args, Debug)]

@@ -13,10 +13,16 @@ pub(crate) struct VerifyArgs {
     /// Open, decompress and name every blob again; without, packs are checked by their hash
     #[arg(long)]
     full: bool,
+    /// Read nothing: say how old what scrubbing knows is, and what it found and healed
+    #[arg(long, conflicts_with = "full")]
+    age: bool,
 }
 
 impl VerifyArgs {
     pub(crate) async fn run(self, session: &Session) -> Result<Ending, Failure> {
+        if self.age {
+            return session.tell(&Request::Scrub).await;
+        }
         let depth = if self.full { VerifyDepth::Plain } else { VerifyDepth::Hashes };
         let contact = session.contact().await?;
         let mut line = Line::new(&session.out);

@@ -1,13 +1,15 @@
 //! A site: what needs attention, its nodes, workloads and media, and what checking found.
 
-use strongroom_protocol::admin::{MediumRow, NodeRow, StatusReport, VerifiedReport, WorkloadRow};
+use strongroom_protocol::admin::{
+    MediumRow, NodeRow, ScrubReport, StatusReport, VerifiedReport, WorkloadRow,
+};
 
 use super::{Align, Sheet, section, when};
 use crate::human;
 use crate::output::Face;
 
 /// What needs attention comes last, next to the prompt.
-pub(super) fn status(report: &StatusReport, face: &Face) -> String {
+pub(super) fn status(report: &StatusReport, scrub: Option<&ScrubReport>, face: &Face) -> String {
     let node = &report.node;
     let mut text = format!(
         "{} {} at {} ({})\n  points    {}\n  stored    {} in {} packs\n  free      {}\n  jobs      \
@@ -22,6 +24,9 @@ pub(super) fn status(report: &StatusReport, face: &Face) -> String {
         human::bytes(report.disk_free_bytes),
         report.live_jobs,
     );
+    if let Some(scrub) = scrub {
+        text.push_str(&format!("  scrubbed  {}\n", scrubbed(scrub, face)));
+    }
     let skew = report.now.seconds_since(face.now);
     if skew.unsigned_abs() > 60 {
         let far = human::duration(skew.unsigned_abs());
@@ -39,6 +44,38 @@ pub(super) fn status(report: &StatusReport, face: &Face) -> String {
     if report.debts.is_empty() && report.alarms.is_empty() {
         text.push_str("nothing is owed, nothing needs attention\n");
     }
+    text
+}
+
+/// How old what is known of the files is, in a line.
+fn scrubbed(report: &ScrubReport, face: &Face) -> String {
+    let mut text = match report.oldest {
+        Some(oldest) => format!("the oldest {}", human::relative(oldest, face.now)),
+        None => "nothing yet".to_owned(),
+    };
+    if report.never > 0 {
+        let (files, bytes) = (human::count(report.never), human::bytes(report.never_bytes));
+        text.push_str(&format!("; {files} packs and manifests ({bytes}) never so far"));
+    }
+    if report.found > 0 || !report.hurt.is_empty() {
+        let (found, healed) = (human::count(report.found), human::count(report.healed));
+        text.push_str(&format!("; {found} found hurt since the start, {healed} healed"));
+    }
+    text
+}
+
+/// What scrubbing knows and met.
+pub(super) fn scrub(report: &ScrubReport, face: &Face) -> String {
+    let mut text = format!(
+        "{} packs and manifests, read back: {}\n",
+        human::count(report.files),
+        scrubbed(report, face)
+    );
+    if report.last_found.is_some() || report.last_healed.is_some() {
+        let (found, healed) = (when(report.last_found, face), when(report.last_healed, face));
+        text.push_str(&format!("last found hurt {found}, last healed {healed}\n"));
+    }
+    text.push_str(&section(&format!("hurt ({})", report.hurt.len()), &report.hurt));
     text
 }
 

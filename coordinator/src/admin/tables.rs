@@ -1,6 +1,7 @@
 //! What operators may ask: rows made from the catalog, the repository and what is live.
 
 use strongroom_node::inspect;
+use strongroom_node::scrubber::sentence;
 use strongroom_node::uplink::SOFTWARE;
 use strongroom_protocol::admin::{
     AuditRow, CopyRow, EventRow, HoldRow, JobRow, Live, MediumRow, NodeRow, PointRef, PointRow,
@@ -57,12 +58,15 @@ pub(super) fn status(site: &Site) -> Answer<StatusReport> {
     })
 }
 
+/// Hurt packs and manifests named in a status.
+const HURT_NAMED_MAX: usize = 20;
 /// A run this late was not made.
 const OVERDUE_SECONDS: i64 = 900;
 
 /// What a person must look at: what was noted, and what did not happen.
 fn alarms(site: &Site) -> Answer<Vec<String>> {
     let mut alarms = site.alarms();
+    alarms.extend(site.repo.hurt().iter().take(HURT_NAMED_MAX).map(sentence));
     let (in_force, now) = (site.in_force(), site.now());
     let histories = site.catalog.histories(now).map_err(|error| unavailable(&error))?;
     for (name, workload) in &in_force.declared.workloads {

@@ -5,10 +5,12 @@ use strongroom_protocol::control::Progress;
 use strongroom_protocol::{Chain, JobId, PointId};
 
 use super::again::{Again, RETRY_SECONDS_MAX, attempts, pause_seconds};
+use super::aging::look_proof;
 use super::{Copies, CopyTask, Doing};
 use crate::catalog::{CatalogError, CopyEvent};
 use crate::policy::CopyKind;
-use crate::retention::{Proof, ProofLevel};
+use crate::retention::{CopyState, Proof, ProofLevel};
+use crate::scrub;
 
 impl Copies {
     pub(super) fn end(
@@ -29,12 +31,49 @@ impl Copies {
         let task = task.clone();
         drop(tasks);
         self.busy.retain(|_, busy| *busy != job);
+        let lost = self.lost.remove(&job).unwrap_or_default();
         for point in &task.points {
-            if let Err(error) = self.book(&task, *point, outcome, progress, again) {
+            let why = lost.iter().find(|(of, _)| of == point).map(|(_, why)| why.as_str());
+            let booked = match (why, task.doing) {
+                (None, Doing::Look) => self.book_look(&task, *point, outcome),
+                (Some(why), Doing::Look) => scrub::lose(&self.site, *point, &task.copy, why),
+                (why, _) => {
+                    let booked = self.book(&task, *point, outcome, progress, again);
+                    let lose = |why| scrub::lose(&self.site, *point, &task.copy, why);
+                    booked.and_then(|()| why.map_or(Ok(()), lose))
+                }
+            };
+            if let Err(error) = booked {
                 tracing::error!(%point, error = %Chain(&error), "a copy was not booked");
             }
         }
         self.reconsider();
+    }
+
+    /// A copy that was looked at and is there: what that is worth renews a proof that is worth
+    /// no more. A look that failed is made again.
+    fn book_look(
+        &mut self,
+        task: &CopyTask,
+        point: PointId,
+        outcome: &Result<String, String>,
+    ) -> Result<(), CatalogError> {
+        if outcome.is_err() {
+            self.looked.remove(&(point, task.copy.clone()));
+            return Ok(());
+        }
+        let Some(level) = self.kind_of(task).as_ref().map(look_proof) else { return Ok(()) };
+        let (catalog, now) = (&self.site.catalog, self.site.now());
+        let rows = catalog.ledger_of(point)?;
+        let row = rows.iter().find(|row| row.copy == task.copy);
+        let is_renewed = row.is_some_and(|row| {
+            row.state == CopyState::Present && row.proof.is_none_or(|proof| proof.level <= level)
+        });
+        if is_renewed {
+            let proven = CopyEvent::Proven(Proof { level, at: now });
+            catalog.record_copy(point, &task.copy, &proven, now)?;
+        }
+        Ok(())
     }
 
     /// Writes what became of one point's copy into the ledger.
@@ -66,6 +105,8 @@ impl Copies {
                     seconds: u64::try_from(now.seconds_since(task.began)).unwrap_or_default(),
                 };
                 catalog.record_copy(point, &task.copy, &arrived, now)?;
+                // What was doubted of it was doubted of what it replaced.
+                self.doubtful.remove(&(point, task.copy.clone()));
                 let level = match doing {
                     Doing::Replicate => ProofLevel::HashVerified,
                     _ => ProofLevel::Written,

@@ -169,6 +169,8 @@ impl Bench<'_> {
         match self.state(index, &copy.copy) {
             Some(CopyState::Present | CopyState::Working) => true,
             Some(CopyState::Expired | CopyState::Removing) => false,
+            // A primary that was lost may come back from any other copy.
+            Some(CopyState::Owed | CopyState::Failed) if copy.from.is_none() => true,
             Some(CopyState::Owed | CopyState::Failed) | None => {
                 let source = rules.copies.iter().find(|c| Some(&c.copy) == copy.from.as_ref());
                 steps_left > 0

@@ -1,6 +1,8 @@
 //! A directory of the local machine: real fsync of files and directories, flock, pread. It
 //! refuses to hide an error, but for the hint to start writing back.
 
+mod cold;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -9,7 +11,9 @@ use std::sync::Arc;
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 
-use super::{AppendFile, Disk, DiskError, DiskResult, Entry, EntryKind, Lock, ReadFile, parent};
+use super::{
+    AppendFile, ColdSink, Disk, DiskError, DiskResult, Entry, EntryKind, Lock, ReadFile, parent,
+};
 
 /// A repository's directory.
 #[derive(Clone, Debug)]
@@ -118,6 +122,11 @@ impl Disk for LocalDisk {
         let path = self.full(path);
         let file = File::open(&path).map_err(failed("open", &path))?;
         Ok(Arc::new(LocalRead { file, path }))
+    }
+
+    fn read_cold(&self, path: &str, take: &mut ColdSink<'_>) -> DiskResult<()> {
+        let path = self.full(path);
+        cold::read(&path, take).map_err(failed("read", &path))
     }
 
     fn rename(&self, from: &str, to: &str) -> DiskResult<()> {

@@ -2,6 +2,7 @@
 //! could find after losing power at any operation: unsynced writes kept, dropped, torn or
 //! reordered by a seed), fails operations on order, and is full where it was given an end.
 
+mod cold;
 mod image;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -10,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::{AppendFile, Disk, DiskError, DiskResult, Entry, EntryKind, Lock, ReadFile, parent};
+use super::{
+    AppendFile, ColdSink, Disk, DiskError, DiskResult, Entry, EntryKind, Lock, ReadFile, parent,
+};
 
 type Inode = u64;
 
@@ -64,6 +67,9 @@ struct State {
     locks: HashSet<String>,
     capacity: Option<u64>,
     base: image::Image,
+    /// What the medium holds, where that is not what memory says.
+    cold: BTreeMap<Inode, Vec<u8>>,
+    unreadable: BTreeSet<Inode>,
 }
 
 /// The disk; clones are the same disk.
@@ -309,6 +315,10 @@ impl Disk for SimDisk {
     fn open(&self, path: &str) -> DiskResult<Arc<dyn ReadFile>> {
         let inode = self.state().inode("open", path)?;
         Ok(Arc::new(SimRead { disk: self.clone(), inode, path: path.to_owned() }))
+    }
+
+    fn read_cold(&self, path: &str, take: &mut ColdSink<'_>) -> DiskResult<()> {
+        self.stream_cold(path, take)
     }
 
     fn rename(&self, from: &str, to: &str) -> DiskResult<()> {

@@ -57,7 +57,7 @@ fn segment_number(name: &str) -> Option<u64> {
 }
 
 /// Every pack in place, by its name.
-pub(super) fn list_packs(disk: &dyn Disk) -> Result<BTreeMap<PackId, PackClass>, DiskError> {
+pub(crate) fn list_packs(disk: &dyn Disk) -> Result<BTreeMap<PackId, PackClass>, DiskError> {
     let mut packs = BTreeMap::new();
     for class in [PackClass::Data, PackClass::Metadata] {
         let top = format!("packs/{}", class.directory());

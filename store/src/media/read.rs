@@ -88,6 +88,15 @@ impl MediaReader {
         &self.held
     }
 
+    /// Whether a cartridge that is in the library is said to hold the pack.
+    pub fn is_here(&self, pack: &PackId) -> bool {
+        let places = self.held.packs.get(pack).map_or(&[][..], |held| &held.places);
+        places.iter().any(|place| {
+            let medium = self.survey.media.get(&place.medium);
+            medium.is_some_and(|medium| medium.health != Health::Absent)
+        })
+    }
+
     /// Every medium known, in the order of set and sequence.
     pub fn media(&self) -> Vec<MediumInfo> {
         let mut media: Vec<MediumInfo> = self.survey.media.values().map(info).collect();

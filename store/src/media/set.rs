@@ -84,6 +84,11 @@ impl MediaSetWriter {
         self.held.packs.retain(|id, _| !packs.contains(id));
     }
 
+    /// Takes points for lost, so that their manifests may be put again.
+    pub fn forget_points(&mut self, points: &HashSet<PointId>) {
+        self.held.points.retain(|id, _| !points.contains(id));
+    }
+
     /// Takes a cartridge for lost: what lies only there may be put again.
     pub fn forget_medium(&mut self, medium: MediumId) {
         self.held.forget(medium);

@@ -1,6 +1,7 @@
 //! Receiving whole packs from another copy. A transfer that was cut off resumes where its file
-//! ends; a pack takes its place only when its bytes hash to its name. One that met an error of
-//! the disk starts afresh: what could not be written back may read well until power is lost.
+//! ends; a pack takes its place only when its bytes hash to its name. A pack that is here and
+//! hurt is received as if it were not, and replaced. One that met an error of the disk starts
+//! afresh: what could not be written back may read well until power is lost.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,7 @@ use strongroom_protocol::id::PackId;
 
 use super::error::RepoError;
 use super::salvage::PART;
+use super::scrub::Subject;
 use super::{Inner, Repo};
 use crate::disk::{AppendFile, parent};
 use crate::index::{Doubt, Rescue};
@@ -77,7 +79,8 @@ impl Repo {
         let inner = &self.inner;
         inner.writer()?;
         let claim = Claim::of(&inner.incoming, pack).ok_or(RepoError::Busy { pack })?;
-        if inner.index.class(&pack).is_some() && inner.index.rescue(&pack) == Rescue::Kept {
+        let is_here = !inner.is_hurt(Subject::Pack(pack)) && self.pack_len(pack).is_ok();
+        if is_here && inner.index.rescue(&pack) == Rescue::Kept {
             return Ok(Begun::Present);
         }
         let path = format!("tmp/{pack}{PART}");
@@ -148,10 +151,16 @@ impl IncomingPack {
         let path = pack_path(class, self.pack);
         let directory = parent(&path);
         let mut dirs = disk.create_dirs(directory)?;
+        if disk.exists(&path)? {
+            // The replacement must be found after a crash before what it replaces goes.
+            disk.sync_dir("tmp")?;
+            self.inner.quarantine(&path)?;
+        }
         disk.rename(&self.path, &path)?;
         dirs.extend([directory.to_owned(), parent(directory).to_owned()]);
         self.inner.writer()?.dirty_dirs(dirs)?;
         self.inner.index.publish(self.pack, class, &entries, Doubt::Doubted);
+        self.inner.replaced(Subject::Pack(self.pack));
         Ok(())
     }
 

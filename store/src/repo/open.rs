@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::config::{RepoConfig, RepoSetup, read_config};
 use super::epochs::{Epochs, check_key};
@@ -114,6 +114,9 @@ impl Repo {
                 Some(disk.lock("lock")?.ok_or_else(in_use)?)
             }
         };
+        if options.mode == Mode::Write {
+            super::heal::finish_replacements(&*disk, config.repo);
+        }
         let removals = super::removals::read(&*disk, config.repo)?;
         let (index, losses) = Index::load(Arc::clone(&disk), config.repo, &removals)?;
         let index = Arc::new(index);
@@ -140,6 +143,7 @@ impl Repo {
             epochs: Epochs::default(),
             incoming: Arc::default(),
             health: Mutex::new(health(losses)),
+            book: OnceLock::new(),
             flushing: AtomicBool::new(false),
             collecting: AtomicBool::new(false),
             reserve_bytes: AtomicU64::new(RESERVE_BYTES),

@@ -17,7 +17,7 @@ use crate::disk::{EntryKind, read_all, write_whole};
 const MAGIC: &[u8; 8] = b"SRPOIN01";
 const HASH_BYTES: usize = 32;
 /// Longest manifest.
-const MANIFEST_BYTES_MAX: u64 = 16 << 20;
+pub(super) const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 /// How often a commit starts over because something was lost meanwhile.
 const COMMIT_ATTEMPTS: usize = 3;
 
@@ -205,7 +205,7 @@ impl Inner {
     }
 
     /// The roots of a manifest that holds and belongs under this name.
-    fn checked_roots(
+    pub(super) fn checked_roots(
         &self,
         workload: WorkloadId,
         point: PointId,
@@ -226,11 +226,11 @@ impl Inner {
     }
 }
 
-fn directory_of(workload: WorkloadId) -> String {
+pub(super) fn directory_of(workload: WorkloadId) -> String {
     format!("points/{workload}")
 }
 
-fn path_of(workload: WorkloadId, point: PointId) -> String {
+pub(super) fn path_of(workload: WorkloadId, point: PointId) -> String {
     format!("points/{workload}/{point}")
 }
 

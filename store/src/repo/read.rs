@@ -169,7 +169,7 @@ impl Inner {
 
     /// A pack's file as its name says now: one kept from before may be of a file removed since.
     pub(super) fn reopened(&self, pack: PackId) -> Result<Arc<dyn ReadFile>, RepoError> {
-        self.readers().retain(|(held, _)| *held != pack);
+        self.forget_reader(pack);
         self.reader(pack)
     }
 
@@ -177,6 +177,10 @@ impl Inner {
     pub(super) fn close_readers(&self, gone: &HashSet<PackId>) {
         self.readers().retain(|(pack, _)| !gone.contains(pack));
         self.epochs.forget(gone);
+    }
+
+    pub(super) fn forget_reader(&self, pack: PackId) {
+        self.readers().retain(|(held, _)| *held != pack);
     }
 
     /// A file kept from before, moved to where it is forgotten last.

@@ -1,19 +1,26 @@
-//! Scrubbing: every pack against its name, every manifest against its hash and, with the key,
-//! every blob against its id. Damage is reported with the blobs it touches and is never an
-//! error of the scrub itself.
+//! Verifying by order: every pack against its name as the medium gives it, every manifest
+//! against its hash and, with the key, every blob against its id. Damage is reported with the
+//! blobs it touches, is known to scrubbing from then on, and is never an error of verifying.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
 
 use strongroom_protocol::id::{ChunkId, PackId, PointId, WorkloadId};
 
 use super::Repo;
 use super::error::RepoError;
+use super::hurt::GONE;
+use super::scrub::{Checked, Subject};
 use crate::disk::ReadFile;
-use crate::pack::{PackEntry, hash_file, read_epoch, read_footer, scan_forward};
+use crate::pack::{PackEntry, read_epoch, read_footer, scan_forward};
 use crate::parcel;
 use crate::seal::open_record;
 
-/// How deep a scrub looks.
+/// Packs read side by side: one is waited for while another is hashed.
+const SIDE_BY_SIDE: usize = 2;
+
+/// How deep verifying looks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Depth {
     /// Packs and manifests by their hashes: needs no key.
@@ -22,7 +29,7 @@ pub enum Depth {
     Plain,
 }
 
-/// What a scrub found.
+/// What verifying found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct VerifyReport {
     pub packs: u64,
@@ -66,6 +73,15 @@ impl VerifyReport {
     pub const fn is_sound(&self) -> bool {
         self.damaged_packs.is_empty() && self.damaged_points.is_empty()
     }
+
+    fn add(&mut self, part: Self) {
+        self.packs += part.packs;
+        self.bytes += part.bytes;
+        self.blobs += part.blobs;
+        self.points += part.points;
+        self.damaged_packs.extend(part.damaged_packs);
+        self.damaged_points.extend(part.damaged_points);
+    }
 }
 
 impl Repo {
@@ -74,13 +90,12 @@ impl Repo {
         if depth == Depth::Plain {
             self.vault_key()?;
         }
-        let mut report = VerifyReport::default();
-        for pack in self.packs() {
-            if depth == Depth::Plain {
+        if depth == Depth::Plain {
+            for pack in self.packs() {
                 self.check_epoch(pack)?;
             }
-            self.verify_pack(pack, depth, &mut report);
         }
+        let mut report = self.verify_packs(depth);
         for pack in self.health().missing_packs {
             let problem = "it is gone".to_owned();
             report.damaged_packs.push(DamagedPack::lost(pack, problem));
@@ -95,6 +110,30 @@ impl Repo {
         Ok(report)
     }
 
+    fn verify_packs(&self, depth: Depth) -> VerifyReport {
+        let packs = Mutex::new(self.packs().into_iter());
+        let next = || packs.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            let mut report = VerifyReport::default();
+            while let Some(pack) = next() {
+                self.verify_pack(pack, depth, &mut report);
+            }
+            report
+        };
+        let mut whole = VerifyReport::default();
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..SIDE_BY_SIDE).map(|_| scope.spawn(work)).collect();
+            for worker in workers {
+                match worker.join() {
+                    Ok(part) => whole.add(part),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+        });
+        whole.damaged_packs.sort_unstable_by_key(|damaged| damaged.pack);
+        whole
+    }
+
     /// Reads one pack back into the report.
     pub fn verify_pack(&self, pack: PackId, depth: Depth, report: &mut VerifyReport) {
         report.packs += 1;
@@ -104,17 +143,22 @@ impl Repo {
             Err(RepoError::NoSuchPack { .. }) if self.inner.index.class(&pack).is_none() => return,
             Err(error) => {
                 let problem = error.to_string();
+                self.inner.set_hurt(Subject::Pack(pack), GONE);
                 report.damaged_packs.push(DamagedPack::lost(pack, problem));
                 return;
             }
         };
         report.bytes += file.len().unwrap_or(0);
-        let hash = hash_file(&*file);
-        let mut problem = match &hash {
-            Ok(found) if *found == pack => None,
-            Ok(_) => Some("its bytes do not hash to its name".to_owned()),
-            Err(error) => Some(error.to_string()),
+        let checked = self.inner.check_pack(pack, &mut |_| ControlFlow::Continue(()));
+        let mut problem = match checked {
+            Checked::Hurt(why) => Some(why),
+            Checked::Gone => return,
+            Checked::Sound(_) | Checked::Stopped => None,
         };
+        match &problem {
+            Some(why) => self.inner.set_hurt(Subject::Pack(pack), why),
+            None => self.inner.set_whole(Subject::Pack(pack)),
+        }
         let footer = read_footer(&*file, self.id());
         if let Err(error) = &footer {
             problem.get_or_insert_with(|| error.to_string());

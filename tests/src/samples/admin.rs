@@ -3,8 +3,8 @@
 use strongroom_protocol::Role;
 use strongroom_protocol::admin::{
     AuditRow, CopyRow, EventRow, HoldRow, JobRow, Live, MediumRow, NodeRow, Pinned, PointRef,
-    PointRow, PruneOrder, Request, Response, SpaceOrder, SpaceReport, SpaceRun, StatusReport,
-    VerdictRow, VerifiedReport, VerifyDepth, WhyReport, WorkloadRow,
+    PointRow, PruneOrder, Request, Response, ScrubReport, SpaceOrder, SpaceReport, SpaceRun,
+    StatusReport, VerdictRow, VerifiedReport, VerifyDepth, WhyReport, WorkloadRow,
 };
 use strongroom_protocol::control::Overwrite;
 use strongroom_protocol::opening::RefusalKind;
@@ -57,6 +57,7 @@ impl Sampled for Request {
             Self::Prune { order: PruneOrder::BelieveClock },
             Self::Space { order: SpaceOrder::Collect },
             Self::Space { order: SpaceOrder::Show },
+            Self::Scrub,
         ]);
         all
     }
@@ -122,6 +123,7 @@ impl Sampled for Response {
             Self::Media(vec![medium()]),
             Self::Audit { checked: 10, broken_at: None, records: vec![audit()] },
             Self::Space(space()),
+            Self::Scrub(scrub()),
         ]
     }
 }
@@ -245,6 +247,21 @@ fn verified() -> VerifiedReport {
         damaged_packs: vec![pack(0xee)],
         hurt: vec![text("files@north a/b")],
         points_whole: 1,
+    }
+}
+
+fn scrub() -> ScrubReport {
+    ScrubReport {
+        files: 300,
+        oldest: Some(at(1)),
+        never: 2,
+        never_bytes: 64 << 20,
+        found: 3,
+        healed: 2,
+        last_found: Some(at(5)),
+        last_healed: None,
+        rounds: 7,
+        hurt: vec![text("pack a")],
     }
 }
 

@@ -2,13 +2,14 @@
 
 use strongroom_protocol::control::{
     Ending, ExpireAnswer, ExpireOrder, ExpireOutcome, FilesSource, FromNode, Mounts, Naming,
-    Overwrite, Progress, ProtectWork, RecoverWork, RetryAdvice, StepNews, ToNode, Welcome, Work,
+    Overwrite, Progress, ProtectWork, RecoverWork, RetryAdvice, ScrubNews, StepNews, ToNode,
+    Welcome, Work,
 };
 use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse, TokenProof};
 use strongroom_protocol::opening::{Opened, Opening, RefusalKind};
 use strongroom_protocol::{Generation, Role};
 
-use super::{Sampled, at, id, identity, name, refusal};
+use super::{Sampled, at, id, identity, name, pack, refusal};
 
 const KINDS: [RefusalKind; 9] = [
     RefusalKind::Forbidden,
@@ -31,6 +32,7 @@ impl Sampled for Opening {
             Self::Fetch { point: id(3), grant: Some(id(4)) },
             Self::Packs,
             Self::Admin,
+            Self::Heal { job: id(1) },
         ]
     }
 }
@@ -105,6 +107,13 @@ impl Sampled for FromNode {
             ended(Ending::Cancelled),
             Self::Renew { csr: vec![0x30, 0x00] },
             Self::Expired { job: id(1), generation, answers: answers() },
+            Self::Lost { job: id(1), generation, points: vec![(id(3), "gone".to_owned())] },
+            Self::Scrubbed(ScrubNews {
+                found: vec!["pack a".to_owned()],
+                healed: vec!["pack a".to_owned()],
+                lost: vec![(id(3), "gone".to_owned())],
+                hurt: vec!["files@north a/b".to_owned()],
+            }),
         ]
     }
 }
@@ -130,6 +139,7 @@ impl Sampled for ToNode {
         ]);
         let expire = |order| Work::Expire { copy: name("dr"), points: vec![id(3), id(4)], order };
         all.extend([ExpireOrder::Announce, ExpireOrder::Remove].map(expire).map(assign));
+        all.extend(healing_works().into_iter().map(assign));
         all
     }
 }
@@ -174,5 +184,13 @@ fn works() -> Vec<Work> {
         Work::Aux { copy: name("tape"), set: name("weekly"), points: vec![id(3), id(4)] },
         Work::Prove { copy: name("tape"), set: Some(name("weekly")), point: id(3) },
         Work::Prove { copy: name("dr"), set: None, point: id(3) },
+    ]
+}
+
+fn healing_works() -> Vec<Work> {
+    vec![
+        Work::Heal { packs: vec![pack(0xee)], points: vec![id(3)] },
+        Work::Look { copy: name("tape"), set: Some(name("weekly")), points: vec![id(3), id(4)] },
+        Work::Look { copy: name("dr"), set: None, points: vec![id(3)] },
     ]
 }
