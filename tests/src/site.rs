@@ -90,6 +90,14 @@ fn free() -> anyhow::Result<SocketAddr> {
     bail!("no free UDP port")
 }
 
+/// The socket of a node that has stopped goes a moment after it, later on a busy machine.
+fn await_free(at: SocketAddr) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while UdpSocket::bind(at).is_err() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 impl TwoSites {
     /// Makes the organisation's directories below `dir`; nothing runs yet.
     pub fn make(dir: &Path) -> anyhow::Result<Self> {
@@ -191,6 +199,7 @@ impl TwoSites {
 
     /// Starts the coordinator.
     pub fn start_coordinator(&self) -> anyhow::Result<Running> {
+        await_free(self.coordinator_at);
         let home = Home::open_as(&self.home("coordinator"), Role::Coordinator)?;
         let coordinator = Coordinator::open(home, Arc::clone(&self.clock))?;
         let stop = CancellationToken::new();
@@ -201,6 +210,7 @@ impl TwoSites {
 
     /// Starts the proxy.
     pub fn start_proxy(&self) -> anyhow::Result<Running> {
+        await_free(self.proxy_at);
         let home = Home::open_as(&self.home("proxy"), Role::Proxy)?;
         let proxy = Proxy::open(home, Arc::clone(&self.clock))?;
         let stop = CancellationToken::new();
