@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use rustix::time::{ClockId, clock_gettime};
 use strongroom_protocol::blob::{BlobKind, Reference};
 use strongroom_protocol::id::{ChunkId, PointId, RepoId, WorkloadId};
 use strongroom_protocol::time::Timestamp;
@@ -24,6 +25,8 @@ const CHUNKS: u32 = 1_500_000;
 const POINTS: u8 = 45;
 /// Chunks a page names: as a directory of large files has them.
 const CHUNKS_PER_PAGE: usize = 300;
+/// Marks measured by themselves.
+const MEASURED: usize = 3;
 /// One page in so many is another in each point.
 const PAGES_PER_CHANGE: usize = 50;
 
@@ -97,6 +100,12 @@ fn build(dir: &std::path::Path) -> Result<Repo, Failure> {
     Ok(maker.repo)
 }
 
+/// What this thread has had of a processor: other work on the machine does not count.
+fn processor_seconds() -> f64 {
+    let spent = clock_gettime(ClockId::ThreadCPUTime);
+    spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9
+}
+
 fn collect(criterion: &mut Criterion) {
     let made = tempfile::tempdir().map_err(Failure::from);
     let built = made.and_then(|dir| build(dir.path()).map(|repo| (dir, repo)));
@@ -115,6 +124,12 @@ fn collect(criterion: &mut Criterion) {
                 report.points, report.records, report.live_records, report.pages, report.mark_bytes
             );
         }
+    }
+    for _ in 0..MEASURED {
+        let before = processor_seconds();
+        let planned = repo.collection_plan(&limits).is_ok_and(|plan| plan.refusal.is_none());
+        let spent = processor_seconds() - before;
+        println!("mark: {spent:.3} seconds of one processor, planned: {planned}");
     }
     let mut group = criterion.benchmark_group("collect");
     group.sample_size(10);

@@ -92,6 +92,13 @@ pub(crate) struct Flushable {
     pub(crate) rows: Vec<Row>,
 }
 
+impl Flushable {
+    fn sorted(mut self) -> Self {
+        self.rows.sort_unstable_by_key(|row| row.id);
+        self
+    }
+}
+
 /// An entry as a segment holds it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Row {
@@ -317,7 +324,8 @@ impl Index {
     /// What would go into a segment now. It may be written only after a barrier that was
     /// asked for later, because its proofs may rest on what is pending.
     pub(crate) fn flushable(&self) -> Flushable {
-        self.state().flushable()
+        let rows = self.state().recent_rows();
+        rows.sorted()
     }
 
     /// Writes a segment and lets go of the entries in memory; then merges where due.

@@ -306,6 +306,42 @@ fn a_collection_can_be_stopped_at_every_step_and_goes_on() {
 }
 
 #[test]
+fn what_is_hurt_is_not_kept_in_the_place_of_what_is_whole() {
+    let disk = SimDisk::new();
+    create(&disk);
+    let repo = open(&disk);
+    protect(&repo, 3).unwrap();
+    let whole = repo.packs();
+    // The same blobs again, in packs that the index finds first, and that rot.
+    let other = SimDisk::new();
+    create(&other);
+    let source = open(&other);
+    for child in &tree(3).children {
+        send(&source, child).unwrap();
+        source.barrier().unwrap();
+    }
+    protect(&source, 3).unwrap();
+    let twins = source.packs();
+    for pack in &twins {
+        let Begun::Receiving(mut incoming) = repo.begin_pack(*pack).unwrap() else { panic!() };
+        incoming.write(&source.read_pack(*pack, 0, usize::MAX).unwrap()).unwrap();
+        incoming.finish().unwrap();
+    }
+    for path in pack_files(&disk) {
+        if twins.iter().any(|pack| path.ends_with(&pack.to_string())) {
+            disk.damage(&path, |bytes| *bytes.last_mut().unwrap() ^= 1);
+        }
+    }
+    assert!(!repo.verify(Depth::Hashes).unwrap().is_sound());
+    let report = collect(&repo);
+    assert!(report.removed.iter().all(|gone| twins.contains(&gone.pack)), "{report:?}");
+    for pack in whole {
+        assert!(repo.packs().contains(&pack));
+    }
+    check_point(&repo, 3).unwrap();
+}
+
+#[test]
 fn a_damaged_pack_is_not_copied_under_a_new_name() {
     let disk = SimDisk::new();
     create(&disk);

@@ -141,13 +141,15 @@ impl Index {
         let oldest = state.leases.oldest();
         let named = |pack: &PackId| state.born.get(pack).copied().unwrap_or_default();
         let settled = state.packs.keys().filter(|pack| named(pack) < oldest).copied().collect();
-        let mut sources = vec![Source(Rows::Memory(state.flushable()))];
-        sources.extend(state.segments.iter().rev().map(|s| Source(Rows::Segment(Arc::clone(s)))));
+        let (recent, segments) = (state.recent_rows(), state.segments.clone());
         let standing = Arc::clone(&state.standing);
         let condemned = standing.condemned().iter();
         let ripe: HashSet<PackId> =
             condemned.filter(|(_, tick)| **tick <= oldest).map(|(pack, _)| *pack).collect();
         let (losses, condemnations) = (self.losses(), self.condemnations());
+        drop(state);
+        let mut sources = vec![Source(Rows::Memory(recent.sorted()))];
+        sources.extend(segments.into_iter().rev().map(|segment| Source(Rows::Segment(segment))));
         Snapshot { sources, standing, settled, ripe, losses, condemnations }
     }
 
@@ -160,6 +162,7 @@ impl Index {
     /// only until they end. Metadata that no point was seen to need is doubted, for its proof
     /// may rest on these packs; all other is proven, if nothing was lost since the snapshot.
     pub(crate) fn condemn(&self, sentence: &Sentence<'_>) {
+        let mut doubted: HashSet<ChunkId> = sentence.unneeded.clone();
         let mut state = self.state_mut();
         self.losses.fetch_add(1, Ordering::SeqCst);
         let before = self.condemnations.fetch_add(1, Ordering::SeqCst);
@@ -168,7 +171,6 @@ impl Index {
             sentence.packs.iter().filter(|pack| state.may_be_condemned(pack)).copied().collect();
         let standing = Arc::make_mut(&mut state.standing);
         in_place.into_iter().for_each(|pack| standing.condemn(pack, tick));
-        let mut doubted: HashSet<ChunkId> = sentence.unneeded.clone();
         doubted.extend(state.arrivals.iter().flatten());
         let faults = |losses: u64, condemnations: u64| losses - condemnations;
         let (losses, condemnations) = sentence.seen;

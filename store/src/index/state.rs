@@ -268,10 +268,10 @@ impl State {
         }
     }
 
-    /// A copy of the recent entries, sorted.
-    pub(super) fn flushable(&self) -> Flushable {
+    /// A copy of the recent entries, in no order: sorting them is not for under the lock.
+    pub(super) fn recent_rows(&self) -> Flushable {
         let slots = self.recent.slots.iter();
-        let mut rows: Vec<Row> = slots
+        let rows = slots
             .map(|(id, slot)| {
                 let Slot { pack, offset, record_len, plain_len, kind } = *slot;
                 let doubted = kind.is_metadata() && self.is_doubted(id);
@@ -279,7 +279,6 @@ impl State {
                 Row { id: *id, pack, offset, record_len, plain_len, kind, doubt }
             })
             .collect();
-        rows.sort_unstable_by_key(|row| row.id);
         Flushable { packs: self.recent.packs.clone(), rows }
     }
 

@@ -2,10 +2,10 @@
 //! remembered until it was found whole or replaced, and what it costs. Asks no key, and removes
 //! nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use strongroom_protocol::Chain;
-use strongroom_protocol::id::{PointId, WorkloadId};
+use strongroom_protocol::id::{PackId, PointId, WorkloadId};
 
 use super::error::RepoError;
 use super::scrub::Subject;
@@ -83,6 +83,17 @@ impl Inner {
         health.hurt.contains_key(&subject)
             || matches!(subject, Subject::Pack(pack) if health.missing_packs.contains(&pack)
                 || health.unreadable_packs.iter().any(|(other, _)| *other == pack))
+    }
+
+    /// The packs known to be hurt.
+    pub(super) fn hurt_packs(&self) -> HashSet<PackId> {
+        let health = self.health();
+        let found = health.hurt.keys().filter_map(|subject| match subject {
+            Subject::Pack(pack) => Some(*pack),
+            Subject::Point(..) => None,
+        });
+        let unreadable = health.unreadable_packs.iter().map(|(pack, _)| *pack);
+        found.chain(unreadable).chain(health.missing_packs.iter().copied()).collect()
     }
 
     pub(super) fn set_hurt(&self, subject: Subject, why: &str) {

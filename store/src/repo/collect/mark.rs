@@ -51,8 +51,9 @@ pub(super) struct Live {
 impl<'a> Marker<'a> {
     pub(super) fn begin(inner: &'a Inner) -> Self {
         let snapshot = inner.index.begin_snapshot();
-        let marks: Vec<Marks> =
-            snapshot.sources.iter().map(|source| Marks::of(source, &snapshot)).collect();
+        let hurt = inner.hurt_packs();
+        let sources = snapshot.sources.iter();
+        let marks = sources.map(|source| Marks::of(source, &snapshot, &hurt)).collect();
         let records: u64 = snapshot.sources.iter().map(Source::len).sum();
         let gathered = usize::try_from(records / RECORDS_PER_GATHERED).unwrap_or(usize::MAX);
         Self {

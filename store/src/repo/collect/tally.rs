@@ -8,7 +8,7 @@ use strongroom_protocol::id::{ChunkId, PackId};
 use super::mark::{Live, Marker};
 use super::plan::{PackTally, Stage};
 use super::report::CollectError;
-use crate::index::{Row, Snapshot, Source, Stand};
+use crate::index::{BEFORE_ALL, Row, Snapshot, Source, Stand};
 use crate::pack::PackClass;
 use crate::repo::RepoError;
 
@@ -19,9 +19,15 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    pub(super) fn of(source: &Source, snapshot: &Snapshot) -> Self {
+    /// No marks yet. What lies in a hurt pack too is marked elsewhere, where it is whole: such
+    /// a pack comes last, as a condemned one does.
+    pub(super) fn of(source: &Source, snapshot: &Snapshot, hurt: &HashSet<PackId>) -> Self {
         let words = usize::try_from(source.len().div_ceil(64)).unwrap_or_default();
-        let stands = source.packs().iter().map(|pack| snapshot.standing.of(pack)).collect();
+        let stand = |pack: &PackId| match snapshot.standing.of(pack) {
+            Stand::InPlace if hurt.contains(pack) => Stand::Condemned(BEFORE_ALL),
+            stand => stand,
+        };
+        let stands = source.packs().iter().map(stand).collect();
         Self { bits: vec![0; words], stands }
     }
 
