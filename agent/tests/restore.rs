@@ -158,8 +158,8 @@ fn need(blobs: &Blobs, protected: &Protected, chunk: ChunkId) -> BTreeSet<Vec<u8
     for step in tree.walk_from(protected.item.directory_page().unwrap(), b"") {
         let Step::Enter { path, entry } = step else { continue };
         let Node::File { content, .. } = &entry.node else { continue };
-        let uses = |placed: strongroom_store::list::PlacedExtent| matches!(placed.extent, ChunkExtent::Chunk { id, .. } if id == chunk);
-        if tree.extents(content).any(|placed| uses(placed.unwrap())) {
+        let mut extents = tree.extents(content).map(|placed| placed.unwrap().extent);
+        if extents.any(|extent| matches!(extent, ChunkExtent::Chunk { id, .. } if id == chunk)) {
             paths.insert(path);
         }
     }

@@ -13,8 +13,8 @@ use strongroom_store::tree::Gather;
 use crate::restore::Shared;
 use crate::restore::file::File;
 
-/// Files planned at once: some 5 MiB of plan, and with files of 4 KiB 64 MiB of data.
-const FILES_MAX: usize = 16_384;
+/// Files planned at once: some 3 MiB of plan, and with files of 4 KiB 32 MiB of data.
+const FILES_MAX: usize = 8192;
 /// Pieces planned at once: some 4 MiB of plan.
 const PIECES_MAX: usize = 32_768;
 

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 const QUESTIONS_WAITING: usize = 8192;
 /// Compressed bytes received and not yet taken: enough to bridge a writer that is slow once, on
 /// top of the stream's own window, which fills the link.
-const ARRIVED_BYTES_MAX: usize = 8 << 20;
+const ARRIVED_BYTES_MAX: usize = 4 << 20;
 /// The unit in which room is counted, for a semaphore counts to 2^29 only.
 const ROOM_BYTES: usize = 1 << 10;
 
