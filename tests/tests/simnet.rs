@@ -160,6 +160,25 @@ async fn a_link_is_as_fast_as_its_bandwidth() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_far_link_that_loses_is_filled_to_four_fifths() {
+    let bits_per_second = 200_000_000;
+    let rtt = Duration::from_millis(150);
+    let path = Path { bits_per_second: Some(bits_per_second), ..Path::wan(rtt, 1_000) };
+    let pair = Pair::over(SimNet::new(50, path));
+    let (dialled, accepted) = pair.connect().await;
+    // What a link is worth is found out in the first seconds of it.
+    transfer(&dialled, &accepted, 64).await.unwrap();
+    let (before, started) = (pair.net.counts(), Instant::now());
+    transfer(&dialled, &accepted, 96).await.unwrap();
+    let ideal = Duration::from_secs_f64(96.0 * 8.0 * 1_048_576.0 / bits_per_second as f64);
+    let (took, counts) = (started.elapsed(), pair.net.counts());
+    let filled = ideal.as_secs_f64() / took.as_secs_f64();
+    println!("96 MiB in {took:?}: {filled:.2} of the link; {before:?}, then {counts:?}");
+    assert!(counts.lost > before.lost, "nothing was lost: the test proved nothing");
+    assert!(filled >= 0.8, "{filled:.2} of the link; {counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_short_partition_heals_and_a_long_one_ends_the_connection() {
     let pair = Pair::over(SimNet::new(45, Path::wan(Duration::from_millis(30), 0)));
     let (one, two) = (address(1).ip(), address(2).ip());
