@@ -73,9 +73,18 @@ impl Visitors for Reception {
         match opening {
             Opening::Control => self.control(visit).await,
             Opening::Ingest { job, generation } => self.ingest(job, generation, visit).await,
-            Opening::Fetch { point, grant } => self.fetch(point, grant, visit).await,
-            Opening::Heal { job } => self.heal(job, visit).await,
-            Opening::Packs => packs::serve(&self.site.repo, visit.sender, visit.receiver).await,
+            Opening::Fetch { point, grant } => {
+                let _bulk = visit.link.bulk();
+                self.fetch(point, grant, visit).await
+            }
+            Opening::Packs => {
+                let _bulk = visit.link.bulk();
+                packs::serve(&self.site.repo, visit.sender, visit.receiver).await
+            }
+            Opening::Heal { job } => {
+                let _bulk = visit.link.bulk();
+                self.heal(job, visit).await
+            }
             Opening::Admin => self.admin(visit).await,
         }
     }
@@ -169,6 +178,7 @@ impl Reception {
         if let Err(refusal) = space::room(&self.site) {
             return refuse(&mut visit.sender, refusal, Vec::new()).await;
         }
+        let _bulk = visit.link.bulk();
         // Until the point is committed, nothing goes that the agent was told is here.
         let session = self.site.repo.session();
         let received = ingest::receive(&session, &mut visit.sender, &mut visit.receiver).await;

@@ -1,9 +1,10 @@
-//! The only file (with its five rooms) that knows QUIC: dial, accept, typed send and receive,
+//! The only file (with its six rooms) that knows QUIC: dial, accept, typed send and receive,
 //! back-off. Whom to trust is decided by the TLS configurations handed in.
 
 mod backoff;
 mod knock;
 mod lasting;
+mod share;
 mod socket;
 mod transport;
 
@@ -16,7 +17,9 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 pub use backoff::Backoff;
 pub use knock::{Knock, Proven};
 pub use lasting::LastingKey;
+pub use share::Bulk;
 
+use share::Windows;
 use socket::Socket;
 use transport::Below;
 
@@ -93,6 +96,7 @@ pub struct Endpoint {
     quinn: quinn::Endpoint,
     server: Option<Arc<QuicServerConfig>>,
     below: Below,
+    windows: Arc<Windows>,
 }
 
 impl Endpoint {
@@ -138,7 +142,7 @@ impl Endpoint {
         let runtime = Arc::new(quinn::TokioRuntime);
         let quinn = quinn::Endpoint::new_with_abstract_socket(endpoint, config, socket, runtime)
             .map_err(failed)?;
-        Ok(Self { quinn, server, below })
+        Ok(Self { quinn, server, below, windows: Arc::default() })
     }
 
     /// Over a socket of the caller's making: how tests put a network of their own below.
@@ -177,7 +181,7 @@ impl Endpoint {
             LinkError::Lost { reason } => failed(reason),
             other => other,
         })?;
-        Ok(Link { quinn })
+        Ok(Link { quinn, windows: None })
     }
 
     /// The next peer at the door; `None` once closed. Waits for the handshake elsewhere, so
@@ -185,7 +189,7 @@ impl Endpoint {
     pub async fn accept(&self) -> Option<Knock> {
         let server = self.server.clone()?;
         let incoming = self.quinn.accept().await?;
-        Some(Knock::new(incoming, server, self.below))
+        Some(Knock::new(incoming, server, self.below, Arc::clone(&self.windows)))
     }
 
     /// Closes every connection with a reason for the peers.
@@ -219,6 +223,8 @@ fn server_config(
 #[derive(Clone, Debug)]
 pub struct Link {
     quinn: quinn::Connection,
+    /// Of a peer that came in.
+    windows: Option<Arc<Windows>>,
 }
 
 impl Link {
@@ -254,9 +260,17 @@ impl Link {
         Ok((Sender { quinn: send }, Receiver::new(recv)))
     }
 
-    /// Lets an admitted peer that came in send as much at once as one that was dialled may.
+    /// Lets an admitted peer that came in ask and answer.
     pub fn widen(&self) {
-        transport::widen(&self.quinn);
+        if let Some(windows) = &self.windows {
+            windows.widen(&self.quinn);
+        }
+    }
+
+    /// While this is held, the connection has its share of the memory there is for bulk.
+    pub fn bulk(&self) -> Bulk {
+        let windows = self.windows.as_ref();
+        windows.map_or_else(Bulk::unshared, |windows| windows.begin(&self.quinn))
     }
 
     /// Ends the connection with a reason for the peer.

@@ -66,13 +66,18 @@ impl Pair {
 
     /// Dials; gives both ends of the connection.
     async fn connect(&self) -> (Link, Link) {
+        let (dialled, accepted) = self.meet().await;
+        // As the door does with whom it admits, and a stream of bulk for as long as it lasts.
+        accepted.widen();
+        std::mem::forget(accepted.bulk());
+        (dialled, accepted)
+    }
+
+    async fn meet(&self) -> (Link, Link) {
         let dial = self.client.dial(address(2), self.trust.clone());
         let accept = async { self.server.accept().await.unwrap().enter().await };
         let (dialled, accepted) = tokio::join!(dial, accept);
-        let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
-        // As the door does with whom it admits.
-        accepted.widen();
-        (dialled, accepted)
+        (dialled.unwrap(), accepted.unwrap())
     }
 }
 
@@ -252,6 +257,7 @@ async fn a_peer_not_admitted_yet_is_heard_in_small_portions() {
     let (strange, _) = dialled.bytes_on_wire();
     assert!(strange < 512 << 10, "{strange} bytes were taken from a stranger");
     accepted.widen();
+    let _bulk = accepted.bulk();
     timeout(Duration::from_secs(5), flooding).await.unwrap().unwrap();
 }
 

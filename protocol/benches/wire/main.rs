@@ -182,7 +182,6 @@ fn linked(road: Road, sending: &Runtime, receiving: &Runtime) -> (Link, Link, [E
         receiving.spawn(async move { accepting.accept().await.unwrap().enter().await.unwrap() });
     let dialled = sending.block_on(client.dial(address, client_tls)).unwrap();
     let accepted = receiving.block_on(accepted).unwrap();
-    accepted.widen();
     (dialled, accepted, [client, server])
 }
 
@@ -197,6 +196,7 @@ impl Road {
 
 fn ours(case: Case, sending: &Runtime, receiving: &Runtime, pieces: usize) -> Took {
     let (dialled, accepted, _ends) = linked(case.road, sending, receiving);
+    let _bulk = accepted.bulk();
     let round = |pieces: usize| {
         let each = pieces / case.streams;
         let (dialled, accepted) = (dialled.clone(), accepted.clone());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use quinn::crypto::rustls::QuicServerConfig;
 
+use super::share::Windows;
 use super::transport::Below;
 use super::{Link, LinkError, server_config};
 
@@ -13,6 +14,7 @@ pub struct Knock {
     incoming: quinn::Incoming,
     server: Arc<QuicServerConfig>,
     below: Below,
+    windows: Arc<Windows>,
 }
 
 impl Knock {
@@ -20,8 +22,9 @@ impl Knock {
         incoming: quinn::Incoming,
         server: Arc<QuicServerConfig>,
         below: Below,
+        windows: Arc<Windows>,
     ) -> Self {
-        Self { incoming, server, below }
+        Self { incoming, server, below, windows }
     }
 
     /// Where it comes from.
@@ -33,7 +36,7 @@ impl Knock {
     pub async fn enter(self) -> Result<Link, LinkError> {
         let config = server_config(self.server, self.incoming.remote_address(), self.below);
         let quinn = self.incoming.accept_with(Arc::new(config))?.await?;
-        Ok(Link { quinn })
+        Ok(Link { quinn, windows: Some(self.windows) })
     }
 
     /// Whether it has shown that it hears at the address it says it has.

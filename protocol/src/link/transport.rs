@@ -11,7 +11,7 @@ use rustix::net::sockopt::{ip_mtu, ipv6_mtu};
 /// Bytes in flight on one stream: 150 ms at 800 Mbit/s.
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 /// Bytes in flight on one connection, and kept for sending again.
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+pub(super) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Bytes in flight from a peer who came in and was not admitted yet: enough for any first words,
 /// too little for strangers to fill the memory with.
 const STRANGER_WINDOW_BYTES: u32 = 256 << 10;
@@ -50,16 +50,11 @@ pub(super) fn dialling(peer: SocketAddr, below: Below) -> Arc<quinn::TransportCo
     Arc::new(config(peer, below))
 }
 
-/// The transport of a peer that comes in: narrow until [`widen`].
+/// The transport of a peer that comes in: narrow until it is admitted.
 pub(super) fn accepting(peer: SocketAddr, below: Below) -> Arc<quinn::TransportConfig> {
     let mut config = config(peer, below);
     config.receive_window(quinn::VarInt::from_u32(STRANGER_WINDOW_BYTES));
     Arc::new(config)
-}
-
-/// Gives a peer that came in what one that was dialled has.
-pub(super) fn widen(connection: &quinn::Connection) {
-    connection.set_receive_window(quinn::VarInt::from_u32(CONNECTION_WINDOW_BYTES));
 }
 
 /// Lets peers send datagrams of any length.

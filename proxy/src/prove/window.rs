@@ -30,24 +30,18 @@ const THREADS_GUESS: usize = 2;
 /// What is gathered before the next reading.
 #[derive(Default)]
 pub(super) struct Window {
-    wants: Vec<Want>,
+    wants: Vec<ChunkId>,
     known: HashMap<ChunkId, usize>,
     paths: Vec<Vec<u8>>,
     path_bytes: usize,
     uses: Vec<Use>,
 }
 
-/// A chunk, with how much of it the files need.
-struct Want {
-    id: ChunkId,
-    end: u64,
-}
-
-/// A file needs a chunk.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// A file needs the first `end` bytes of a chunk.
 struct Use {
     path: usize,
     want: usize,
+    end: u64,
 }
 
 /// What reading a window showed.
@@ -80,15 +74,13 @@ impl Window {
     pub(super) fn want(&mut self, id: ChunkId, end: u64) {
         let wants = &mut self.wants;
         let want = *self.known.entry(id).or_insert_with(|| {
-            wants.push(Want { id, end });
+            wants.push(id);
             wants.len() - 1
         });
-        if let Some(want) = wants.get_mut(want) {
-            want.end = want.end.max(end);
-        }
-        let used = Use { path: self.paths.len().saturating_sub(1), want };
-        if self.uses.last() != Some(&used) {
-            self.uses.push(used);
+        let path = self.paths.len().saturating_sub(1);
+        match self.uses.last_mut().filter(|last| (last.path, last.want) == (path, want)) {
+            Some(last) => last.end = last.end.max(end),
+            None => self.uses.push(Use { path, want, end }),
         }
     }
 
@@ -100,6 +92,9 @@ impl Window {
 
     /// Reads everything gathered; a cancelled one leaves the rest out.
     pub(super) fn read(self, repo: &Repo, cancelled: &CancellationToken) -> Findings {
+        if self.wants.is_empty() {
+            return Findings::default();
+        }
         let mut verdicts = Vec::new();
         let runs = self.runs(repo, &mut verdicts);
         let (next, bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
@@ -130,11 +125,10 @@ impl Window {
     fn runs(&self, repo: &Repo, verdicts: &mut Vec<Verdict>) -> Vec<Run> {
         let mut placed = Vec::with_capacity(self.wants.len());
         for (part, wants) in self.wants.chunks(PLACES_ASKED).enumerate() {
-            let ids: Vec<ChunkId> = wants.iter().map(|want| want.id).collect();
             let first = part * PLACES_ASKED;
-            match repo.place(&ids) {
+            match repo.place(wants) {
                 Ok(places) => {
-                    for ((want, place), id) in (first..).zip(places).zip(ids) {
+                    for ((want, place), id) in (first..).zip(places).zip(wants) {
                         match place {
                             Some(place) => placed.push((want, place)),
                             None => verdicts.push((want, Err(format!("chunk {id} is missing")))),
@@ -143,7 +137,7 @@ impl Window {
                 }
                 Err(error) => {
                     let why = Chain(&error).to_string();
-                    verdicts.extend((first..).zip(&ids).map(|(want, _)| (want, Err(why.clone()))));
+                    verdicts.extend((first..).zip(wants).map(|(want, _)| (want, Err(why.clone()))));
                 }
             }
         }
@@ -187,7 +181,7 @@ impl Window {
     }
 
     fn judge(&self, repo: &Repo, want: usize, record: &[u8], place: &Place) -> Result<u32, String> {
-        let Some(Want { id, end }) = self.wants.get(want) else { return Ok(0) };
+        let Some(id) = self.wants.get(want) else { return Ok(0) };
         let told = |error: &dyn std::error::Error| Chain(error).to_string();
         let parcel = repo.open_at(record, *id, place).map_err(|error| told(&error))?;
         if parcel.head.kind != BlobKind::Data {
@@ -195,31 +189,32 @@ impl Window {
         }
         let keys = repo.agent_keys().map_err(|error| told(&error))?;
         let plain = parcel::open(&parcel, keys).map_err(|error| told(&error))?;
-        if plain.len() as u64 >= *end {
-            Ok(u32::try_from(plain.len()).unwrap_or(u32::MAX))
-        } else {
-            Err(format!("chunk {id} is shorter than the file needs"))
-        }
+        Ok(u32::try_from(plain.len()).unwrap_or(u32::MAX))
     }
 
     fn conclude(self, verdicts: Vec<Verdict>, bytes_read: u64) -> Findings {
         let mut findings = Findings { bytes_read, ..Findings::default() };
-        let mut bad: HashMap<usize, String> = HashMap::new();
+        let mut known: Vec<Option<Result<u32, String>>> = vec![None; self.wants.len()];
         for (want, verdict) in verdicts {
-            match (verdict, self.wants.get(want)) {
-                (Ok(length), Some(want)) => findings.sound.push((want.id, length)),
-                (Err(why), _) => drop(bad.insert(want, why)),
-                (Ok(_), None) => {}
+            if let (Ok(length), Some(id)) = (&verdict, self.wants.get(want)) {
+                findings.sound.push((*id, *length));
+            }
+            if let Some(place) = known.get_mut(want) {
+                *place = Some(verdict);
             }
         }
         let mut last = None;
-        for used in self.uses.iter().filter(|_| !bad.is_empty()) {
-            let (Some(why), Some(path)) = (bad.get(&used.want), self.paths.get(used.path)) else {
-                continue;
+        for Use { path, want, end } in self.uses {
+            let why = match (known.get(want), self.wants.get(want)) {
+                (Some(Some(Err(why))), _) => why.clone(),
+                (Some(Some(Ok(length))), Some(id)) if u64::from(*length) < end => {
+                    format!("chunk {id} is shorter than the file needs")
+                }
+                _ => continue,
             };
             // One fault a file is enough.
-            if last.replace(used.path) != Some(used.path) {
-                findings.faults.push((path.clone(), why.clone()));
+            if let (true, Some(name)) = (last.replace(path) != Some(path), self.paths.get(path)) {
+                findings.faults.push((name.clone(), why));
             }
         }
         findings
@@ -245,5 +240,90 @@ impl Run {
         let span = usize::try_from(end.saturating_sub(self.at)).unwrap_or(usize::MAX);
         self.len = self.len.max(span);
         self.places.push((want, place));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+mod tests {
+    use strongroom_store::disk::sim::{Damage, SimDisk};
+    use strongroom_store::pack::{PackClass, pack_path};
+    use strongroom_store::parcel::Compressor;
+    use strongroom_store::seal::seal;
+
+    use super::*;
+    use crate::aux::testing::repo;
+
+    /// Chunks of 1000 bytes and more, no two alike.
+    fn filled(repo: &Repo, count: u32) -> Vec<ChunkId> {
+        let mut compressor = Compressor::new().unwrap();
+        let mut insert = |number: u32| {
+            let mut plain = vec![0; 1000 + number as usize];
+            blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof().fill(&mut plain);
+            let keys = repo.agent_keys().unwrap();
+            let parcel = compressor.pack(keys, BlobKind::Data, Vec::new(), &plain, 1).unwrap();
+            repo.insert(seal(repo.vault_key().unwrap(), repo.id(), &parcel).unwrap(), &[]).unwrap();
+            parcel.head.id
+        };
+        let ids = (0..count).map(&mut insert).collect();
+        repo.barrier().unwrap();
+        ids
+    }
+
+    fn window(files: &[(&str, &[ChunkId])]) -> Window {
+        let mut window = Window::default();
+        for (path, chunks) in files {
+            window.begin_file(path.as_bytes());
+            chunks.iter().for_each(|chunk| window.want(*chunk, 1000));
+        }
+        window
+    }
+
+    fn faulty(findings: &Findings) -> Vec<&str> {
+        findings.faults.iter().map(|(path, _)| std::str::from_utf8(path).unwrap()).collect()
+    }
+
+    #[test]
+    fn every_chunk_is_read_once_and_damage_is_told_of_the_files_it_touches() {
+        let disk = SimDisk::new();
+        let repo = repo(&disk);
+        let ids = filled(&repo, 400);
+        let files: [(&str, &[ChunkId]); 3] =
+            [("a", &ids[..200]), ("b", &ids[150..399]), ("c", &ids[399..])];
+        let going = CancellationToken::new();
+        let sound = window(&files).read(&repo, &going);
+        assert!(sound.faults.is_empty(), "{:?}", faulty(&sound));
+        assert_eq!(sound.sound.len(), 400);
+        assert_eq!(sound.bytes_read, (0..400).map(|number| 1000 + number).sum::<u64>());
+
+        let place = repo.place(&ids[170..171]).unwrap()[0].unwrap();
+        let path = pack_path(PackClass::Data, place.pack);
+        let middle = (place.offset + place.record_len / 2) as usize;
+        assert_eq!(disk.damage(&path, |bytes| bytes[middle] ^= 1), Damage::Done);
+        let found = window(&files).read(&repo, &going);
+        assert_eq!(faulty(&found), ["a", "b"]);
+        assert_eq!(found.sound.len(), 399);
+    }
+
+    #[test]
+    fn what_is_missing_or_too_short_is_told() {
+        let repo = repo(&SimDisk::new());
+        let ids = filled(&repo, 2);
+        let mut window = window(&[("a", &ids), ("b", &[ChunkId([9; 32])])]);
+        window.begin_file(b"c");
+        window.want(ids[1], 1002);
+        let found = window.read(&repo, &CancellationToken::new());
+        // What is too short for c is long enough for a.
+        assert_eq!(faulty(&found), ["b", "c"]);
+        assert_eq!(found.sound.len(), 2);
+    }
+
+    #[test]
+    fn a_cancelled_reading_ends() {
+        let repo = repo(&SimDisk::new());
+        let ids = filled(&repo, 20);
+        let stopped = CancellationToken::new();
+        stopped.cancel();
+        assert!(window(&[("a", &ids)]).read(&repo, &stopped).sound.is_empty());
     }
 }
