@@ -174,11 +174,12 @@ impl Reception {
                 return refuse(&mut visit.sender, refusal, Vec::new()).await;
             }
         };
-        let Ok(_place) = self.streams.acquire().await else { return Ok(()) };
+        let (Ok(_place), _bulk) = (self.streams.acquire().await, visit.link.bulk()) else {
+            return Ok(());
+        };
         if let Err(refusal) = space::room(&self.site) {
             return refuse(&mut visit.sender, refusal, Vec::new()).await;
         }
-        let _bulk = visit.link.bulk();
         // Until the point is committed, nothing goes that the agent was told is here.
         let session = self.site.repo.session();
         let received = ingest::receive(&session, &mut visit.sender, &mut visit.receiver).await;

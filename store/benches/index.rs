@@ -159,8 +159,8 @@ fn rebuild(dir: &Path, entries: u64) {
     let packs = entries as f64 * f64::from(RECORD_BYTES) / 1e6 / seconds;
     let peak = (memory("VmHWM") - before) as f64;
     println!(
-        "rebuilt from footers: {seconds:.1} s ({cpu:.1} s of CPU), {footers:.0} MB/s of footers, which is {packs:.0} \
-         MB/s of packs; peak {:.0} MiB, {:.1} bytes a chunk",
+        "rebuilt from footers: {seconds:.1} s ({cpu:.1} s of CPU), {footers:.0} MB/s of footers, \
+         which is {packs:.0} MB/s of packs; peak {:.0} MiB, {:.1} bytes a chunk",
         peak / 1048576.0,
         peak / entries as f64
     );
