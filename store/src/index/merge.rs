@@ -309,6 +309,7 @@ mod tests {
                 other => assert!(other == Found::Absent && number >= 4000, "{number}: {other:?}"),
             }
         }
-        assert!(index.segment_bytes() < 4000);
+        // Four bytes an entry, and these are segments of few entries.
+        assert!(index.segment_bytes() < 4 * 4000);
     }
 }
