@@ -134,10 +134,14 @@ fn measure(sites: &mut Sites, workloads: &[String]) -> Result<Seen> {
     let began = Instant::now();
     let ordered: Vec<Result<(String, f64)>> = thread::scope(|scope| {
         let sites = &*sites;
-        let order = |workload| {
-            scope.spawn(move || Ok((sites.protect_one(workload)?, began.elapsed().as_secs_f64())))
-        };
-        let orders: Vec<_> = workloads.iter().map(order).collect();
+        let orders: Vec<_> = workloads
+            .iter()
+            .map(|workload| {
+                scope.spawn(move || {
+                    Ok((sites.protect_one(workload)?, began.elapsed().as_secs_f64()))
+                })
+            })
+            .collect();
         let join = |order: thread::ScopedJoinHandle<'_, _>| {
             order.join().unwrap_or_else(|_| bail!("an order panicked"))
         };
