@@ -16,10 +16,12 @@ use strongroom_store::page::decode_page;
 use strongroom_store::repo::{InsertError, Inserted, Repo};
 use strongroom_store::seal::Sealed;
 use strongroom_store::{parcel, seal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 
 /// Plaintext bytes of one stream being checked and sealed at a time.
 const CHECKING_BYTES: usize = 24 << 20;
+/// Plaintext bytes of all streams together: what fifty agents at once may take of the memory.
+const NODE_CHECKING_BYTES: usize = 48 << 20;
 /// Blobs of one stream between the check and the pack.
 const CHECKING_BLOBS: usize = 256;
 
@@ -70,7 +72,11 @@ struct Checked {
     plain_len: u32,
 }
 
-type Checking = (oneshot::Receiver<Result<Checked, IngestError>>, OwnedSemaphorePermit);
+/// Shared by every stream; whoever waits longest is served first.
+static NODE_BUDGET: Semaphore = Semaphore::const_new(NODE_CHECKING_BYTES);
+
+type Permits = (OwnedSemaphorePermit, SemaphorePermit<'static>);
+type Checking = (oneshot::Receiver<Result<Checked, IngestError>>, Permits);
 
 /// Takes blobs until the agent says that was all. They are in the repository then, not yet
 /// durable: the commit's barrier sees to that.
@@ -124,10 +130,12 @@ async fn take(
                 let weight = head.plain_len.max(4096);
                 let permit = Arc::clone(budget).acquire_many_owned(weight).await;
                 let permit = permit.map_err(|_| IngestError::Worker)?;
+                let shared = NODE_BUDGET.acquire_many(weight).await;
+                let permits = (permit, shared.map_err(|_| IngestError::Worker)?);
                 let repo = repo.clone();
                 let parcel = Parcel { head, payload: bulk };
                 let task = crew().call(move || check(&repo, parcel));
-                checking.send((task, permit)).await.map_err(|_| IngestError::Worker)?;
+                checking.send((task, permits)).await.map_err(|_| IngestError::Worker)?;
             }
             FromAgent::End { root } => return Ok((root, bulk)),
         }
@@ -181,7 +189,7 @@ fn insert_in_order(
     mut checking: mpsc::Receiver<Checking>,
     stored: &Stored,
 ) -> Result<(), IngestError> {
-    while let Some((task, permit)) = checking.blocking_recv() {
+    while let Some((task, permits)) = checking.blocking_recv() {
         let Checked { sealed, references, plain_len } =
             task.blocking_recv().map_err(|_| IngestError::Worker)??;
         let sealed_bytes = sealed.bytes.len() as u64;
@@ -202,7 +210,7 @@ fn insert_in_order(
                 return Err(IngestError::refused(RefusalKind::Unavailable, text));
             }
         }
-        drop(permit);
+        drop(permits);
     }
     Ok(())
 }

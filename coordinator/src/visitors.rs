@@ -73,9 +73,18 @@ impl Visitors for Reception {
         match opening {
             Opening::Control => self.control(visit).await,
             Opening::Ingest { job, generation } => self.ingest(job, generation, visit).await,
-            Opening::Fetch { point, grant } => self.fetch(point, grant, visit).await,
-            Opening::Heal { job } => self.heal(job, visit).await,
-            Opening::Packs => packs::serve(&self.site.repo, visit.sender, visit.receiver).await,
+            Opening::Fetch { point, grant } => {
+                let _bulk = visit.link.bulk();
+                self.fetch(point, grant, visit).await
+            }
+            Opening::Packs => {
+                let _bulk = visit.link.bulk();
+                packs::serve(&self.site.repo, visit.sender, visit.receiver).await
+            }
+            Opening::Heal { job } => {
+                let _bulk = visit.link.bulk();
+                self.heal(job, visit).await
+            }
             Opening::Admin => self.admin(visit).await,
         }
     }
@@ -165,7 +174,9 @@ impl Reception {
                 return refuse(&mut visit.sender, refusal, Vec::new()).await;
             }
         };
-        let Ok(_place) = self.streams.acquire().await else { return Ok(()) };
+        let (Ok(_place), _bulk) = (self.streams.acquire().await, visit.link.bulk()) else {
+            return Ok(());
+        };
         if let Err(refusal) = space::room(&self.site) {
             return refuse(&mut visit.sender, refusal, Vec::new()).await;
         }

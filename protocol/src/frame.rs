@@ -2,7 +2,9 @@
 //! bytes beside it; both lengths are checked against their limits before anything is kept.
 //! An unknown message is a typed refusal, never a guess.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use std::collections::VecDeque;
+
+use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -106,53 +108,117 @@ fn fits(part: &'static str, len: usize, limit: usize) -> Result<u32, FrameError>
     }
 }
 
-/// Puts frames together from bytes as they come.
+/// Puts frames together from bytes as they come. Every byte is copied once at most, into a buffer
+/// of its frame's length; bulk that came in one piece is not copied at all.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    buffer: BytesMut,
+    /// Came in and belongs to no frame yet.
+    waiting: VecDeque<Bytes>,
+    waiting_bytes: usize,
+    prefix: BytesMut,
+    begun: Option<Begun>,
+}
+
+/// A frame whose lengths are known.
+#[derive(Debug)]
+struct Begun {
+    header_len: usize,
+    header: BytesMut,
+    bulk_len: usize,
+    bulk: BytesMut,
 }
 
 impl Decoder {
     /// Takes bytes off the wire. The caller takes frames out before feeding more than one
-    /// read's worth, so the buffer holds at most a frame and a read.
-    pub fn feed(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
+    /// read's worth, so at most a frame and a read are held.
+    pub fn feed(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.waiting_bytes += bytes.len();
+            self.waiting.push_back(bytes);
+        }
     }
 
     /// The next whole frame, or `None` until more was fed.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
-        let Some((header_len, bulk_len)) = self.lengths()? else { return Ok(None) };
-        let whole = PREFIX_BYTES + header_len + bulk_len;
-        if self.buffer.len() < whole {
-            self.buffer.reserve(whole - self.buffer.len());
-            return Ok(None);
+        let mut begun = match self.begun.take() {
+            Some(begun) => begun,
+            None => match self.begin()? {
+                Some(begun) => begun,
+                None => return Ok(None),
+            },
+        };
+        self.fill(&mut begun.header, begun.header_len);
+        if begun.header.len() == begun.header_len {
+            if let Some(bulk) = self.in_one_piece(&begun) {
+                return Ok(Some(Frame { header: begun.header.freeze(), bulk }));
+            }
+            self.fill(&mut begun.bulk, begun.bulk_len);
+            if begun.bulk.len() == begun.bulk_len {
+                let Begun { header, bulk, .. } = begun;
+                return Ok(Some(Frame { header: header.freeze(), bulk: bulk.freeze() }));
+            }
         }
-        self.buffer.advance(PREFIX_BYTES);
-        let header = self.buffer.split_to(header_len).freeze();
-        let bulk = self.buffer.split_to(bulk_len).freeze();
-        Ok(Some(Frame { header, bulk }))
+        self.begun = Some(begun);
+        Ok(None)
     }
 
     /// Says whether the stream may end here.
     pub fn finish(&self) -> Result<(), FrameError> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let missing = match self.lengths()? {
-            Some((header, bulk)) => PREFIX_BYTES + header + bulk - self.buffer.len(),
-            None => PREFIX_BYTES - self.buffer.len(),
+        let missing = match &self.begun {
+            None if self.prefix.is_empty() && self.waiting.is_empty() => return Ok(()),
+            None => PREFIX_BYTES.saturating_sub(self.prefix.len() + self.waiting_bytes),
+            Some(begun) => {
+                let held = begun.header.len() + begun.bulk.len() + self.waiting_bytes;
+                (begun.header_len + begun.bulk_len).saturating_sub(held)
+            }
         };
         Err(FrameError::Truncated { missing })
     }
 
-    fn lengths(&self) -> Result<Option<(usize, usize)>, FrameError> {
-        let Some(prefix) = self.buffer.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
-        let [a, b, c, d, e, f, g, h] = *prefix;
+    /// A frame's lengths, checked before anything is kept for it.
+    fn begin(&mut self) -> Result<Option<Begun>, FrameError> {
+        let mut prefix = std::mem::take(&mut self.prefix);
+        self.fill(&mut prefix, PREFIX_BYTES);
+        let Some([a, b, c, d, e, f, g, h]) = prefix.first_chunk::<PREFIX_BYTES>().copied() else {
+            self.prefix = prefix;
+            return Ok(None);
+        };
         let header_len = u32::from_le_bytes([a, b, c, d]) as usize;
         let bulk_len = u32::from_le_bytes([e, f, g, h]) as usize;
         fits("a header", header_len, HEADER_BYTES_MAX)?;
         fits("bulk", bulk_len, BULK_BYTES_MAX)?;
-        Ok(Some((header_len, bulk_len)))
+        let (header, bulk) = (BytesMut::new(), BytesMut::new());
+        Ok(Some(Begun { header_len, header, bulk_len, bulk }))
+    }
+
+    /// Moves waiting bytes into `buffer` until it has `len`.
+    fn fill(&mut self, buffer: &mut BytesMut, len: usize) {
+        if self.waiting.is_empty() || buffer.len() == len {
+            return;
+        }
+        buffer.reserve(len - buffer.len());
+        while let Some(piece) = self.waiting.front_mut().filter(|_| buffer.len() < len) {
+            let taken = piece.split_to(piece.len().min(len - buffer.len()));
+            buffer.extend_from_slice(&taken);
+            self.waiting_bytes -= taken.len();
+            if piece.is_empty() {
+                self.waiting.pop_front();
+            }
+        }
+    }
+
+    /// The bulk, if the piece waiting has all of it.
+    fn in_one_piece(&mut self, begun: &Begun) -> Option<Bytes> {
+        if !begun.bulk.is_empty() {
+            return None;
+        }
+        let piece = self.waiting.front_mut().filter(|piece| piece.len() >= begun.bulk_len)?;
+        let bulk = piece.split_to(begun.bulk_len);
+        self.waiting_bytes -= bulk.len();
+        if piece.is_empty() {
+            self.waiting.pop_front();
+        }
+        Some(bulk)
     }
 }
 
@@ -182,7 +248,7 @@ mod tests {
             let mut decoder = Decoder::default();
             let mut frames = Vec::new();
             for piece in bytes.chunks(step) {
-                decoder.feed(piece);
+                decoder.feed(Bytes::copy_from_slice(piece));
                 while let Some(frame) = decoder.next_frame().unwrap() {
                     frames.push(frame);
                 }
@@ -198,9 +264,9 @@ mod tests {
     #[test]
     fn lengths_are_refused_before_anything_is_kept() {
         let mut decoder = Decoder::default();
-        decoder.feed(&[0xff; 8]);
+        decoder.feed(Bytes::from_static(&[0xff; 8]));
         assert!(matches!(decoder.next_frame(), Err(FrameError::TooLong { .. })));
-        assert!(decoder.buffer.capacity() < 1 << 16);
+        assert!(decoder.begun.is_none());
     }
 
     #[test]
@@ -215,7 +281,7 @@ mod tests {
     fn a_cut_stream_is_named() {
         let bytes = framed(&Words::Yes { count: 1 }, b"12345");
         let mut decoder = Decoder::default();
-        decoder.feed(&bytes[..bytes.len() - 2]);
+        decoder.feed(Bytes::copy_from_slice(&bytes[..bytes.len() - 2]));
         assert_eq!(decoder.next_frame().unwrap(), None);
         assert_eq!(decoder.finish(), Err(FrameError::Truncated { missing: 2 }));
     }

@@ -1,9 +1,11 @@
-//! The only file (with its four rooms) that knows QUIC: dial, accept, typed send and receive,
+//! The only file (with its six rooms) that knows QUIC: dial, accept, typed send and receive,
 //! back-off. Whom to trust is decided by the TLS configurations handed in.
 
 mod backoff;
 mod knock;
 mod lasting;
+mod share;
+mod socket;
 mod transport;
 
 use std::net::SocketAddr;
@@ -15,11 +17,17 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 pub use backoff::Backoff;
 pub use knock::{Knock, Proven};
 pub use lasting::LastingKey;
+pub use share::Bulk;
+
+use share::Windows;
+use socket::Socket;
+use transport::Below;
 
 use crate::frame::{Decoder, Frame, FrameError, Message, decode, encode};
 
-/// Largest single read off a stream, in bytes.
-const READ_BYTES_MAX: usize = 256 << 10;
+/// Pieces taken off a stream at once: as many as a batch of short datagrams brings. Together they
+/// are shorter than a stream's window.
+const READ_PIECES_MAX: usize = 64;
 
 /// Why a conversation failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -87,6 +95,8 @@ impl From<quinn::ReadError> for LinkError {
 pub struct Endpoint {
     quinn: quinn::Endpoint,
     server: Option<Arc<QuicServerConfig>>,
+    below: Below,
+    windows: Arc<Windows>,
 }
 
 impl Endpoint {
@@ -109,17 +119,30 @@ impl Endpoint {
     }
 
     fn bind_as(
-        endpoint: quinn::EndpointConfig,
+        mut endpoint: quinn::EndpointConfig,
         address: SocketAddr,
         server: Option<Arc<rustls::ServerConfig>>,
     ) -> Result<Self, LinkError> {
         let failed = |error: std::io::Error| LinkError::Bind { address, reason: error.to_string() };
-        let socket = transport::bound_socket(address).map_err(failed)?;
+        let socket = Socket::bind(address).map_err(failed)?;
+        transport::receive_any(&mut endpoint);
+        Self::of(endpoint, socket, server, Below::Kernel, address)
+    }
+
+    fn of(
+        endpoint: quinn::EndpointConfig,
+        socket: Arc<dyn quinn::AsyncUdpSocket>,
+        server: Option<Arc<rustls::ServerConfig>>,
+        below: Below,
+        address: SocketAddr,
+    ) -> Result<Self, LinkError> {
+        let failed = |error: std::io::Error| LinkError::Bind { address, reason: error.to_string() };
         let server = server.map(quic_server).transpose()?;
-        let config = server.clone().map(|server| server_config(server, address));
+        let config = server.clone().map(|server| server_config(server, address, Below::Given));
         let runtime = Arc::new(quinn::TokioRuntime);
-        let quinn = quinn::Endpoint::new(endpoint, config, socket, runtime).map_err(failed)?;
-        Ok(Self { quinn, server })
+        let quinn = quinn::Endpoint::new_with_abstract_socket(endpoint, config, socket, runtime)
+            .map_err(failed)?;
+        Ok(Self { quinn, server, below, windows: Arc::default() })
     }
 
     /// Over a socket of the caller's making: how tests put a network of their own below.
@@ -129,15 +152,9 @@ impl Endpoint {
         seed: [u8; 32],
     ) -> Result<Self, LinkError> {
         let address = SocketAddr::from(([0, 0, 0, 0], 0));
-        let failed = |error: std::io::Error| LinkError::Bind { address, reason: error.to_string() };
-        let server = server.map(quic_server).transpose()?;
-        let config = server.clone().map(|server| server_config(server, address));
         let mut endpoint = LastingKey::new(seed).endpoint();
         endpoint.rng_seed(Some(seed));
-        let runtime = Arc::new(quinn::TokioRuntime);
-        let quinn = quinn::Endpoint::new_with_abstract_socket(endpoint, config, socket, runtime)
-            .map_err(failed)?;
-        Ok(Self { quinn, server })
+        Self::of(endpoint, socket, server, Below::Given, address)
     }
 
     /// The address bound.
@@ -154,7 +171,7 @@ impl Endpoint {
         let tls = QuicClientConfig::try_from(tls)
             .map_err(|error| LinkError::Tls { reason: error.to_string() })?;
         let mut config = quinn::ClientConfig::new(Arc::new(tls));
-        config.transport_config(transport::dialling(address));
+        config.transport_config(transport::dialling(address, self.below));
         let failed = |reason: String| LinkError::Connect { address, reason };
         let connecting = self
             .quinn
@@ -164,7 +181,7 @@ impl Endpoint {
             LinkError::Lost { reason } => failed(reason),
             other => other,
         })?;
-        Ok(Link { quinn })
+        Ok(Link { quinn, windows: None })
     }
 
     /// The next peer at the door; `None` once closed. Waits for the handshake elsewhere, so
@@ -172,7 +189,7 @@ impl Endpoint {
     pub async fn accept(&self) -> Option<Knock> {
         let server = self.server.clone()?;
         let incoming = self.quinn.accept().await?;
-        Some(Knock::new(incoming, server))
+        Some(Knock::new(incoming, server, self.below, Arc::clone(&self.windows)))
     }
 
     /// Closes every connection with a reason for the peers.
@@ -192,9 +209,13 @@ fn quic_server(tls: Arc<rustls::ServerConfig>) -> Result<Arc<QuicServerConfig>, 
         .map_err(|error| LinkError::Tls { reason: error.to_string() })
 }
 
-fn server_config(tls: Arc<QuicServerConfig>, peer: SocketAddr) -> quinn::ServerConfig {
+fn server_config(
+    tls: Arc<QuicServerConfig>,
+    peer: SocketAddr,
+    below: Below,
+) -> quinn::ServerConfig {
     let mut config = quinn::ServerConfig::with_crypto(tls);
-    config.transport_config(transport::accepting(peer));
+    config.transport_config(transport::accepting(peer, below));
     config
 }
 
@@ -202,6 +223,8 @@ fn server_config(tls: Arc<QuicServerConfig>, peer: SocketAddr) -> quinn::ServerC
 #[derive(Clone, Debug)]
 pub struct Link {
     quinn: quinn::Connection,
+    /// Of a peer that came in.
+    windows: Option<Arc<Windows>>,
 }
 
 impl Link {
@@ -237,9 +260,17 @@ impl Link {
         Ok((Sender { quinn: send }, Receiver::new(recv)))
     }
 
-    /// Lets an admitted peer that came in send as much at once as one that was dialled may.
+    /// Lets an admitted peer that came in ask and answer.
     pub fn widen(&self) {
-        transport::widen(&self.quinn);
+        if let Some(windows) = &self.windows {
+            windows.widen(&self.quinn);
+        }
+    }
+
+    /// While this is held, the connection has its share of the memory there is for bulk.
+    pub fn bulk(&self) -> Bulk {
+        let windows = self.windows.as_ref();
+        windows.map_or_else(Bulk::unshared, |windows| windows.begin(&self.quinn))
     }
 
     /// Ends the connection with a reason for the peer.
@@ -261,6 +292,11 @@ impl Link {
     pub fn bytes_on_wire(&self) -> (u64, u64) {
         let stats = self.quinn.stats();
         (stats.udp_tx.bytes, stats.udp_rx.bytes)
+    }
+
+    /// Longest datagram the way is known to carry, in bytes.
+    pub fn datagram_bytes(&self) -> u16 {
+        self.quinn.stats().path.current_mtu
     }
 }
 
@@ -334,11 +370,14 @@ impl Receiver {
             if let Some(frame) = self.decoder.next_frame()? {
                 return Ok(Some(frame));
             }
-            let Some(chunk) = self.quinn.read_chunk(READ_BYTES_MAX, true).await? else {
+            let mut pieces = [const { Bytes::new() }; READ_PIECES_MAX];
+            let Some(count) = self.quinn.read_chunks(&mut pieces).await? else {
                 self.decoder.finish()?;
                 return Ok(None);
             };
-            self.decoder.feed(&chunk.bytes);
+            for piece in pieces.into_iter().take(count) {
+                self.decoder.feed(piece);
+            }
         }
     }
 

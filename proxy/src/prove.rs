@@ -2,6 +2,8 @@
 //! every blob against its name, a media copy by reading every pack it needs from the
 //! cartridges. What is found is evidence with a date, not an assumption.
 
+mod window;
+
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -9,13 +11,14 @@ use std::sync::Arc;
 use strongroom_node::desk::Task;
 use strongroom_protocol::control::Progress;
 use strongroom_protocol::opening::{Refusal, RefusalKind};
-use strongroom_protocol::{BlobKind, Chain, ChunkId, PointId};
+use strongroom_protocol::{Chain, ChunkId, PointId};
 use strongroom_store::content::{ChunkExtent, Entry, FileContent, Node};
 use strongroom_store::manifest::Manifest;
 use strongroom_store::media::MediaReader;
 use strongroom_store::repo::Repo;
 use strongroom_store::tape::TapeLibrary;
 use strongroom_store::tree::{Damage, Flow, Tree, Visitor};
+use window::Window;
 
 /// Most faults told in one report.
 const FAULTS_TOLD_MAX: usize = 20;
@@ -46,47 +49,71 @@ pub(crate) fn read_point(
         tree: &tree,
         task,
         progress: Progress::default(),
-        faults: Vec::new(),
+        faults: Faults::default(),
+        window: Window::default(),
         checked: HashMap::new(),
     };
     tree.visit(&mut reading);
+    reading.read_window();
     if task.cancelled.is_cancelled() {
         return Err(Refusal::new(RefusalKind::Cancelled, "stopped by an operator"));
     }
     let Reading { progress, faults, .. } = reading;
-    if faults.is_empty() {
+    if faults.count == 0 {
         let text = format!("{} files, {} bytes read back", progress.files, progress.bytes_seen);
         return Ok((progress, text));
     }
-    let told: Vec<_> = faults.iter().take(FAULTS_TOLD_MAX).cloned().collect();
-    let text = format!("{} faults: {}", faults.len(), told.join("; "));
+    let text = format!("{} faults: {}", faults.count, faults.told.join("; "));
     Err(Refusal::new(RefusalKind::Damaged, text))
+}
+
+/// Faults counted, the first ones kept.
+#[derive(Default)]
+struct Faults {
+    count: u64,
+    told: Vec<String>,
+}
+
+impl Faults {
+    fn note(&mut self, fault: String) {
+        self.count += 1;
+        if self.told.len() < FAULTS_TOLD_MAX {
+            self.told.push(fault);
+        }
+    }
 }
 
 struct Reading<'t> {
     tree: &'t Tree<Repo>,
     task: &'t Task,
     progress: Progress,
-    faults: Vec<String>,
-    /// Chunks found right in this walk, with their lengths: small files share theirs.
+    faults: Faults,
+    window: Window,
+    /// Chunks found right, with their lengths: small files share theirs.
     checked: HashMap<ChunkId, u32>,
 }
 
 impl Reading<'_> {
-    fn check(&mut self, size: u64, content: &FileContent) -> Result<(), String> {
+    /// Notes what a file needs; what is wrong with how it is described is known at once.
+    fn gather(&mut self, path: &[u8], size: u64, content: &FileContent) -> Result<(), String> {
         let mut covered = 0_u64;
         if let FileContent::Inline(bytes) = content {
             covered = bytes.len() as u64;
         }
+        self.window.begin_file(path);
         for placed in self.tree.extents(content) {
             let placed = placed.map_err(|error| Chain(&error).to_string())?;
             if let ChunkExtent::Chunk { id, offset, length } = placed.extent {
-                let chunk_bytes = self.chunk(id)?;
-                if u64::from(offset) + u64::from(length) > u64::from(chunk_bytes) {
-                    return Err(format!("chunk {id} is shorter than the file needs"));
+                let end = u64::from(offset) + u64::from(length);
+                if self.checked.get(&id).is_none_or(|length| u64::from(*length) < end) {
+                    self.window.want(id, end);
                 }
             }
             covered += placed.extent.length();
+            if self.window.is_full() {
+                self.read_window();
+                self.window.begin_file(path);
+            }
         }
         match covered == size {
             true => Ok(()),
@@ -94,19 +121,19 @@ impl Reading<'_> {
         }
     }
 
-    fn chunk(&mut self, id: ChunkId) -> Result<u32, String> {
-        if let Some(length) = self.checked.get(&id) {
-            return Ok(*length);
+    fn read_window(&mut self) {
+        let window = std::mem::take(&mut self.window);
+        let found = window.read(self.tree.source(), &self.task.cancelled);
+        self.progress.bytes_read += found.bytes_read;
+        self.progress.gaps += found.faults.len() as u64;
+        for (path, why) in found.faults {
+            self.faults.note(format!("{}: {why}", path.escape_ascii()));
         }
-        let source = self.tree.source();
-        let plain = source.plain(id, BlobKind::Data).map_err(|error| Chain(&error).to_string())?;
-        let length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-        self.progress.bytes_read += u64::from(length);
-        if self.checked.len() >= CHECKED_CHUNKS_MAX {
+        if self.checked.len() + found.sound.len() > CHECKED_CHUNKS_MAX {
             self.checked.clear();
         }
-        self.checked.insert(id, length);
-        Ok(length)
+        self.checked.extend(found.sound);
+        self.task.progress(self.progress);
     }
 }
 
@@ -118,9 +145,9 @@ impl Visitor for Reading<'_> {
         if let Node::File { size, content } = &entry.node {
             self.progress.files += 1;
             self.progress.bytes_seen += size;
-            if let Err(why) = self.check(*size, content) {
+            if let Err(why) = self.gather(path, *size, content) {
                 self.progress.gaps += 1;
-                self.faults.push(format!("{}: {why}", path.escape_ascii()));
+                self.faults.note(format!("{}: {why}", path.escape_ascii()));
             }
             if self.progress.files.is_multiple_of(256) {
                 self.task.progress(self.progress);
@@ -131,7 +158,7 @@ impl Visitor for Reading<'_> {
 
     fn damaged(&mut self, damage: &Damage) -> Flow {
         let path = damage.path.escape_ascii();
-        self.faults.push(format!("{path}/: {}", Chain(&damage.cause)));
+        self.faults.note(format!("{path}/: {}", Chain(&damage.cause)));
         Flow::Continue
     }
 }

@@ -16,12 +16,14 @@ use strongroom_protocol::link::{Link, LinkError, Receiver, Sender};
 use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
 use strongroom_protocol::{Chain, PackId, PointId, WorkloadId};
 use strongroom_store::manifest::Manifest;
-use strongroom_store::repo::{Begun, Repo};
-use tokio::sync::Mutex;
+use strongroom_store::repo::{Begun, IncomingPack, Repo};
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
 /// Packs fetched side by side: the next one's first bytes are under way while one is checked.
 const STREAMS: usize = 3;
+/// Pieces between the wire and the disk, of each stream: some 4 MiB.
+const PIECES_WAITING: usize = 4;
 /// Points whose packs were checked complete again before the manifest is written.
 const POINT_LISTED_PACKS_MAX: usize = 4_000_000;
 
@@ -189,33 +191,61 @@ async fn fetch(
     counted: &Counted,
     pace: &Pace,
 ) -> Result<(), ReplicateError> {
-    let wrong = || ReplicateError::Wrong { subject: format!("pack {id}") };
     let held = repo.clone();
     let begun = off_runtime(move || held.begin_pack(id).map_err(store)).await?;
-    let Begun::Receiving(mut incoming) = begun else { return Ok(()) };
-    sender.send(&FromProxy::Pack { id, offset: incoming.offset() }).await?;
+    let Begun::Receiving(incoming) = begun else { return Ok(()) };
+    let from = incoming.offset();
+    sender.send(&FromProxy::Pack { id, offset: from }).await?;
+    let (pieces, waiting) = mpsc::channel(PIECES_WAITING);
+    let writing = tokio::task::spawn_blocking(move || write(incoming, waiting));
+    let received = receive(receiver, id, from, &pieces, counted, pace).await;
+    // What came before the link broke is written: the next attempt goes on behind it.
+    drop(pieces);
+    let incoming = writing.await.unwrap_or(Err(ReplicateError::Cancelled))?;
+    received?;
+    off_runtime(move || incoming.finish().map_err(store)).await
+}
+
+/// Takes a pack off the wire while what came before is hashed and written.
+async fn receive(
+    receiver: &mut Receiver,
+    id: PackId,
+    from: u64,
+    pieces: &mpsc::Sender<Bytes>,
+    counted: &Counted,
+    pace: &Pace,
+) -> Result<(), ReplicateError> {
+    let wrong = || ReplicateError::Wrong { subject: format!("pack {id}") };
+    let mut at = from;
     loop {
         match receiver.expect::<ToProxy>().await? {
             (ToProxy::Piece { id: of, offset }, piece) if of == id => {
-                if offset != incoming.offset() {
+                if offset != at {
                     return Err(wrong());
                 }
                 let len = piece.len() as u64;
-                incoming = off_runtime(move || {
-                    incoming.write(&piece).map_err(store)?;
-                    Ok(incoming)
-                })
-                .await?;
+                // Whoever writes says itself why it stopped.
+                pieces.send(piece).await.map_err(|_| ReplicateError::Cancelled)?;
+                at += len;
                 counted.received.fetch_add(len, Ordering::Relaxed);
                 pace.after(len).await;
             }
-            (ToProxy::PackEnd { id: of, len }, _) if of == id && len == incoming.offset() => {
-                return off_runtime(move || incoming.finish().map_err(store)).await;
-            }
+            (ToProxy::PackEnd { id: of, len }, _) if of == id && len == at => return Ok(()),
             (ToProxy::Refused { refusal }, _) => return Err(ReplicateError::Refused(refusal)),
             _ => return Err(wrong()),
         }
     }
+}
+
+/// Hashes and writes pieces until there are no more; blocking.
+fn write(
+    mut incoming: Box<IncomingPack>,
+    mut waiting: mpsc::Receiver<Bytes>,
+) -> Result<Box<IncomingPack>, ReplicateError> {
+    while let Some(piece) = waiting.blocking_recv() {
+        incoming.write(&piece).map_err(store)?;
+    }
+    Ok(incoming)
 }
 
 /// The closure is walked here again: what makes the point restorable must be at this site,

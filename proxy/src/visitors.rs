@@ -45,6 +45,7 @@ impl Visitors for Site {
     async fn serve(self: Arc<Self>, opening: Opening, mut visit: Visit) -> Result<(), LinkError> {
         match opening {
             Opening::Fetch { point, .. } => {
+                let _bulk = visit.link.bulk();
                 let session = self.repo.session();
                 let repo = session.clone();
                 let body =

@@ -3,6 +3,7 @@
 //! keeps doubt: metadata whose closure was not proven complete is not a reason to skip sending.
 //! No lock is held over I/O.
 
+mod fence;
 mod load;
 mod lookup;
 mod merge;

@@ -6,6 +6,7 @@ mod medium;
 mod rest;
 mod trust;
 
+use bytes::Bytes;
 use strongroom_protocol::frame::{
     BULK_BYTES_MAX, Decoder, HEADER_BYTES_MAX, PREFIX_BYTES, decode, encode,
 };
@@ -52,7 +53,7 @@ pub fn frame(bytes: &[u8]) -> bool {
     let mut decoder = Decoder::default();
     let mut frames_bytes = 0;
     for piece in rest.chunks(usize::from(*first).max(1)) {
-        decoder.feed(piece);
+        decoder.feed(Bytes::copy_from_slice(piece));
         loop {
             match decoder.next_frame() {
                 Ok(Some(frame)) => {

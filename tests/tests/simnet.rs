@@ -66,13 +66,18 @@ impl Pair {
 
     /// Dials; gives both ends of the connection.
     async fn connect(&self) -> (Link, Link) {
+        let (dialled, accepted) = self.meet().await;
+        // As the door does with whom it admits, and a stream of bulk for as long as it lasts.
+        accepted.widen();
+        std::mem::forget(accepted.bulk());
+        (dialled, accepted)
+    }
+
+    async fn meet(&self) -> (Link, Link) {
         let dial = self.client.dial(address(2), self.trust.clone());
         let accept = async { self.server.accept().await.unwrap().enter().await };
         let (dialled, accepted) = tokio::join!(dial, accept);
-        let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
-        // As the door does with whom it admits.
-        accepted.widen();
-        (dialled, accepted)
+        (dialled.unwrap(), accepted.unwrap())
     }
 }
 
@@ -160,6 +165,26 @@ async fn a_link_is_as_fast_as_its_bandwidth() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_far_link_that_loses_is_filled_to_three_quarters_and_more() {
+    let bits_per_second = 200_000_000;
+    let rtt = Duration::from_millis(150);
+    let path = Path { bits_per_second: Some(bits_per_second), ..Path::wan(rtt, 1_000) };
+    let pair = Pair::over(SimNet::new(50, path));
+    let (dialled, accepted) = pair.connect().await;
+    // What a link is worth is found out in the first seconds of it.
+    transfer(&dialled, &accepted, 64).await.unwrap();
+    // Long enough that opening a stream and hearing of its end do not count.
+    let (before, started) = (pair.net.counts(), Instant::now());
+    transfer(&dialled, &accepted, 240).await.unwrap();
+    let ideal = Duration::from_secs_f64(240.0 * 8.0 * 1_048_576.0 / bits_per_second as f64);
+    let (took, counts) = (started.elapsed(), pair.net.counts());
+    let filled = ideal.as_secs_f64() / took.as_secs_f64();
+    println!("240 MiB in {took:?}: {filled:.2} of the link; {before:?}, then {counts:?}");
+    assert!(counts.lost > before.lost, "nothing was lost: the test proved nothing");
+    assert!(filled >= 0.75, "{filled:.2} of the link; {counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_short_partition_heals_and_a_long_one_ends_the_connection() {
     let pair = Pair::over(SimNet::new(45, Path::wan(Duration::from_millis(30), 0)));
     let (one, two) = (address(1).ip(), address(2).ip());
@@ -233,6 +258,7 @@ async fn a_peer_not_admitted_yet_is_heard_in_small_portions() {
     let (strange, _) = dialled.bytes_on_wire();
     assert!(strange < 512 << 10, "{strange} bytes were taken from a stranger");
     accepted.widen();
+    let _bulk = accepted.bulk();
     timeout(Duration::from_secs(5), flooding).await.unwrap().unwrap();
 }
 

@@ -27,7 +27,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// The only folders that know QUIC.
-const QUINN: &[&str] = &["protocol/src/link.rs", "protocol/src/link/", "tests/"];
+const QUINN: &[&str] =
+    &["protocol/src/link.rs", "protocol/src/link/", "protocol/benches/wire/", "tests/"];
 
 /// The only file that reads the wall clock.
 const WALL_CLOCK: &str = "protocol/src/time.rs";

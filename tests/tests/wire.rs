@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
+use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use proptest::prelude::*;
 use strongroom_protocol::frame::{
@@ -174,8 +175,8 @@ fn lengths_are_refused_at_their_limits() {
     assert!(matches!(over, Err(FrameError::TooLong { .. })));
     for (header, bulk) in [(HEADER_BYTES_MAX + 1, 0), (0, BULK_BYTES_MAX + 1)] {
         let mut decoder = Decoder::default();
-        decoder.feed(&u32::try_from(header).unwrap().to_le_bytes());
-        decoder.feed(&u32::try_from(bulk).unwrap().to_le_bytes());
+        let lengths = [header, bulk].map(|len| u32::try_from(len).unwrap().to_le_bytes());
+        decoder.feed(Bytes::from(lengths.concat()));
         assert!(matches!(decoder.next_frame(), Err(FrameError::TooLong { .. })));
     }
 }
@@ -196,7 +197,7 @@ proptest! {
         let (mut rest, mut cuts) = (&wire[..], cuts.iter().cycle());
         while !rest.is_empty() {
             let (piece, after) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
-            decoder.feed(piece);
+            decoder.feed(Bytes::copy_from_slice(piece));
             while let Some(frame) = decoder.next_frame().unwrap() {
                 prop_assert_eq!(frame.message::<Opening>(), Ok(Opening::Admin));
                 found.push(frame.bulk.to_vec());

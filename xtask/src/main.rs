@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout, reason = "a chore's report is what it prints")]
 
+mod agents;
 mod bench;
 mod fuzz;
 mod kill;
@@ -27,6 +28,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Protect many hosts at once, and look at rate, fairness and memory
+    Agents(agents::Arguments),
     /// Measure the whole against its peers on the same trees in the same run
     Bench(bench::Arguments),
     /// Feed mutated bytes to every parser of outside bytes, on the stable toolchain
@@ -43,6 +46,7 @@ enum Chore {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
+        Chore::Agents(arguments) => agents::run(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Kill(arguments) => kill::run(&arguments),

@@ -90,6 +90,8 @@ pub(crate) struct Sites {
     /// Between the coordinator and everybody who dials it, where bytes are counted.
     relay: Option<Relay>,
     running: BTreeMap<Role, Child>,
+    /// Agents beyond the first.
+    more: Vec<Child>,
 }
 
 impl Sites {
@@ -106,7 +108,13 @@ impl Sites {
         // The program is copied: a build meanwhile must not change what is tested.
         let own = dir.join("strongroom");
         std::fs::copy(exe, &own).with_context(|| format!("{}", exe.display()))?;
-        let mut sites = Self { dir: dir.to_owned(), exe: own, relay, running: BTreeMap::new() };
+        let mut sites = Self {
+            dir: dir.to_owned(),
+            exe: own,
+            relay,
+            running: BTreeMap::new(),
+            more: Vec::new(),
+        };
         let place = dir.to_string_lossy().into_owned();
         let mut order = vec!["init", &place, "--org", "lab", "--site", "a", "--dr-site", "b"];
         order.extend(["--listen", &listen, "--address", &dialled]);
@@ -115,20 +123,44 @@ impl Sites {
         sites.start(Role::Coordinator)?;
         sites.wait("the coordinator", |sites| Ok(sites.ask(&["status"]).is_ok()))?;
         for (role, name) in [(Role::Agent, "host1"), (Role::Proxy, "proxy")] {
-            let made = sites.ask(&["token", "create", role.as_str(), name])?;
-            let token = made["text"].as_str().context("no token was printed")?;
-            sites.text(&["enrol", &sites.home(role).to_string_lossy(), token])?;
+            sites.enrol(role, name, &sites.home(role))?;
             sites.start(role)?;
         }
-        sites.wait("both nodes", |sites| {
+        sites.connected(2)?;
+        sites.apply(&policy(source)?)?;
+        Ok(sites)
+    }
+
+    fn enrol(&self, role: Role, name: &str, home: &Path) -> Result<()> {
+        let made = self.ask(&["token", "create", role.as_str(), name])?;
+        let token = made["text"].as_str().context("no token was printed")?;
+        self.text(&["enrol", &home.to_string_lossy(), token])?;
+        Ok(())
+    }
+
+    /// Waits until this many nodes are connected.
+    pub(crate) fn connected(&mut self, count: usize) -> Result<()> {
+        self.wait("the nodes", |sites| {
             let nodes = sites.ask(&["nodes"])?;
             let nodes = nodes.as_array().cloned().unwrap_or_default();
-            Ok(nodes.iter().filter(|row| row["connected"] == true).count() >= 2)
-        })?;
-        let file = dir.join("policy.toml");
-        std::fs::write(&file, policy(source)?)?;
-        sites.text(&["--site", "a", "policy", "apply", &file.to_string_lossy()])?;
-        Ok(sites)
+            Ok(nodes.iter().filter(|row| row["connected"] == true).count() >= count)
+        })
+    }
+
+    /// Puts a policy file in force.
+    pub(crate) fn apply(&self, policy: &str) -> Result<()> {
+        let file = self.dir.join("policy.toml");
+        std::fs::write(&file, policy)?;
+        self.text(&["--site", "a", "policy", "apply", &file.to_string_lossy()])?;
+        Ok(())
+    }
+
+    /// One more agent, on a host of this name.
+    pub(crate) fn add_agent(&mut self, name: &str) -> Result<()> {
+        let home = self.dir.join("a").join(name);
+        self.enrol(Role::Agent, name, &home)?;
+        self.more.push(self.launch(Role::Agent, &home, name)?);
+        Ok(())
     }
 
     pub(crate) fn home(&self, role: Role) -> PathBuf {
@@ -142,14 +174,18 @@ impl Sites {
 
     /// Starts a node; its log goes on where an earlier run's ended.
     pub(crate) fn start(&mut self, role: Role) -> Result<()> {
-        let log = self.dir.join("logs").join(format!("{}.log", role.as_str()));
-        let file: File = OpenOptions::new().create(true).append(true).open(&log)?;
-        let mut command = Command::new(&self.exe);
-        command.arg("run").arg(role.as_str()).arg(self.home(role));
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        let child = command.spawn().with_context(|| format!("the {}", role.as_str()))?;
+        let child = self.launch(role, &self.home(role), role.as_str())?;
         self.running.insert(role, child);
         Ok(())
+    }
+
+    fn launch(&self, role: Role, home: &Path, log: &str) -> Result<Child> {
+        let log = self.dir.join("logs").join(format!("{log}.log"));
+        let file: File = OpenOptions::new().create(true).append(true).open(&log)?;
+        let mut command = Command::new(&self.exe);
+        command.arg("run").arg(role.as_str()).arg(home);
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        command.spawn().with_context(|| format!("the {}", role.as_str()))
     }
 
     /// SIGKILL, and nothing else.
@@ -220,7 +256,12 @@ impl Sites {
 
     /// Orders a point; returns the job.
     pub(crate) fn protect(&self) -> Result<String> {
-        let job = self.ask(&["protect", WORKLOAD])?;
+        self.protect_one(WORKLOAD)
+    }
+
+    /// Orders a point of a workload; returns the job.
+    pub(crate) fn protect_one(&self, workload: &str) -> Result<String> {
+        let job = self.ask(&["protect", workload])?;
         Ok(job["id"].as_str().context("no job was started")?.to_owned())
     }
 
@@ -278,7 +319,7 @@ impl Sites {
 
 impl Drop for Sites {
     fn drop(&mut self) {
-        for child in self.running.values_mut() {
+        for child in self.running.values_mut().chain(&mut self.more) {
             // On the way out; one that is gone already is gone.
             let _ = child.kill();
             let _ = child.wait();

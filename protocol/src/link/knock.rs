@@ -5,17 +5,26 @@ use std::sync::Arc;
 
 use quinn::crypto::rustls::QuicServerConfig;
 
+use super::share::Windows;
+use super::transport::Below;
 use super::{Link, LinkError, server_config};
 
 /// A peer whose handshake is not done yet.
 pub struct Knock {
     incoming: quinn::Incoming,
     server: Arc<QuicServerConfig>,
+    below: Below,
+    windows: Arc<Windows>,
 }
 
 impl Knock {
-    pub(super) const fn new(incoming: quinn::Incoming, server: Arc<QuicServerConfig>) -> Self {
-        Self { incoming, server }
+    pub(super) const fn new(
+        incoming: quinn::Incoming,
+        server: Arc<QuicServerConfig>,
+        below: Below,
+        windows: Arc<Windows>,
+    ) -> Self {
+        Self { incoming, server, below, windows }
     }
 
     /// Where it comes from.
@@ -25,9 +34,9 @@ impl Knock {
 
     /// Completes the handshake, with the transport that suits the peer's address.
     pub async fn enter(self) -> Result<Link, LinkError> {
-        let config = server_config(self.server, self.incoming.remote_address());
+        let config = server_config(self.server, self.incoming.remote_address(), self.below);
         let quinn = self.incoming.accept_with(Arc::new(config))?.await?;
-        Ok(Link { quinn })
+        Ok(Link { quinn, windows: Some(self.windows) })
     }
 
     /// Whether it has shown that it hears at the address it says it has.

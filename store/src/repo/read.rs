@@ -94,12 +94,24 @@ impl Repo {
 
     /// `len` bytes of a pack; fewer at its end.
     pub fn read_pack(&self, pack: PackId, offset: u64, len: usize) -> Result<Bytes, RepoError> {
+        let mut bytes = Vec::new();
+        self.read_pack_into(pack, offset, len, &mut bytes)?;
+        Ok(Bytes::from(bytes))
+    }
+
+    /// As [`Self::read_pack`], into a buffer that is used again and again: memory that is new
+    /// costs more than the bytes put into it.
+    pub fn read_pack_into(
+        &self,
+        pack: PackId,
+        offset: u64,
+        len: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), RepoError> {
         let reader = self.inner.reader(pack)?;
         let left = reader.len()?.saturating_sub(offset);
-        let len = usize::try_from(left).unwrap_or(usize::MAX).min(len);
-        let mut bytes = vec![0; len];
-        reader.read_exact_at(&mut bytes, offset)?;
-        Ok(Bytes::from(bytes))
+        buffer.resize(usize::try_from(left).unwrap_or(usize::MAX).min(len), 0);
+        Ok(reader.read_exact_at(buffer, offset)?)
     }
 }
 

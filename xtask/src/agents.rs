@@ -1,0 +1,203 @@
+//! Many agents at once into one coordinator, all of them real processes, against one agent that
+//! protects the same bytes alone: the rate of all together, how evenly it is shared, and the
+//! memory the coordinator took. Fails where a goal is missed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::kill::mib;
+use crate::sites::{Profile, Role, Sites, Way};
+
+/// What the coordinator may take.
+const COORDINATOR_BYTES_MAX: u64 = 192 << 20;
+/// The slowest of all may be this much slower than the fastest.
+const UNFAIR_MAX: f64 = 2.0;
+/// Together they may be slower than one alone by this much, which is the machine's noise.
+const NOISE: f64 = 0.9;
+/// Bytes of a file.
+const FILE_BYTES: usize = 256 << 10;
+/// How often jobs are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// No job takes longer.
+const PATIENCE: Duration = Duration::from_secs(1200);
+
+/// What the measurement may be told.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Agents at once
+    #[arg(long, default_value_t = 50)]
+    agents: usize,
+    /// MiB that each of them protects
+    #[arg(long, default_value_t = 32)]
+    mib: usize,
+    /// Where trees and sites are made; a temporary directory if not told
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// This program, instead of building one
+    #[arg(long)]
+    exe: Option<PathBuf>,
+    /// Which build of the program is measured
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
+}
+
+/// What one run showed.
+struct Seen {
+    /// From the first order to the last end.
+    seconds: f64,
+    /// From its order to its end, of every job.
+    each: Vec<f64>,
+    coordinator_bytes: u64,
+}
+
+/// One alone, then all together.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let exe = arguments.exe.clone().map_or_else(|| arguments.profile.build(), Ok)?;
+    let temporary = match &arguments.dir {
+        Some(dir) => tempfile::tempdir_in(dir)?,
+        None => tempfile::tempdir()?,
+    };
+    let dir = temporary.path();
+    let trees = dir.join("trees");
+    for agent in 0..arguments.agents {
+        make(&trees.join(format!("{agent:03}")), agent, arguments.mib)?;
+    }
+    let total = (arguments.agents * arguments.mib) as f64 * f64::from(1 << 20);
+    let alone = alone(&exe, &dir.join("alone"), &trees)?;
+    println!("{:<22} {:>7.1} MB/s", "one agent", total / alone.seconds / 1e6);
+    println!("{:<22} {:>11}", "    coordinator peak", mib(alone.coordinator_bytes));
+    let many = together(&exe, &dir.join("together"), &trees, arguments.agents)?;
+    println!(
+        "{:<22} {:>7.1} MB/s",
+        format!("{} agents", arguments.agents),
+        total / many.seconds / 1e6
+    );
+    let slowest = many.each.iter().copied().fold(0.0, f64::max);
+    let fastest = many.each.iter().copied().fold(f64::INFINITY, f64::min);
+    let rate = |seconds: f64| total / arguments.agents as f64 / seconds / 1e6;
+    println!("{:<22} {:>7.2} to {:.2} MB/s each", "", rate(slowest), rate(fastest));
+    println!("{:<22} {:>11}", "    coordinator peak", mib(many.coordinator_bytes));
+    judge(&[
+        ("aggregate against one agent", alone.seconds / many.seconds, NOISE, f64::INFINITY),
+        ("fastest against slowest", slowest / fastest, 0.0, UNFAIR_MAX),
+        (
+            "coordinator's memory against its bound",
+            many.coordinator_bytes as f64 / COORDINATOR_BYTES_MAX as f64,
+            0.0,
+            1.0,
+        ),
+    ])
+}
+
+fn judge(rows: &[(&str, f64, f64, f64)]) -> Result<()> {
+    let mut failed = 0;
+    for (what, found, least, most) in rows {
+        let holds = (*least..=*most).contains(found);
+        println!("{what}: {found:.2}, {}", if holds { "reached" } else { "NOT REACHED" });
+        failed += usize::from(!holds);
+    }
+    println!("{} passed, {failed} failed", rows.len() - failed);
+    if failed > 0 {
+        bail!("{failed} goals were missed");
+    }
+    Ok(())
+}
+
+fn alone(exe: &Path, dir: &Path, trees: &Path) -> Result<Seen> {
+    let mut sites = Sites::raise(exe, dir, trees, Way::Direct)?;
+    sites.apply(&policy(&[("all@host1".to_owned(), "host1".to_owned(), trees.to_owned())])?)?;
+    measure(&mut sites, &["all@host1".to_owned()])
+}
+
+fn together(exe: &Path, dir: &Path, trees: &Path, agents: usize) -> Result<Seen> {
+    let mut sites = Sites::raise(exe, dir, trees, Way::Direct)?;
+    let mut workloads = Vec::new();
+    for agent in 0..agents {
+        let host = format!("many{agent:03}");
+        sites.add_agent(&host)?;
+        workloads.push((format!("tree@{host}"), host, trees.join(format!("{agent:03}"))));
+    }
+    // They, the first agent and the proxy.
+    sites.connected(agents + 2)?;
+    sites.apply(&policy(&workloads)?)?;
+    let names: Vec<String> = workloads.into_iter().map(|(name, _, _)| name).collect();
+    measure(&mut sites, &names)
+}
+
+/// Orders a point of each workload at the same time, and waits for all of them.
+fn measure(sites: &mut Sites, workloads: &[String]) -> Result<Seen> {
+    let began = Instant::now();
+    let ordered: Vec<Result<(String, f64)>> = thread::scope(|scope| {
+        let sites = &*sites;
+        let orders: Vec<_> = workloads
+            .iter()
+            .map(|workload| {
+                scope.spawn(move || {
+                    Ok((sites.protect_one(workload)?, began.elapsed().as_secs_f64()))
+                })
+            })
+            .collect();
+        let join = |order: thread::ScopedJoinHandle<'_, _>| {
+            order.join().unwrap_or_else(|_| bail!("an order panicked"))
+        };
+        orders.into_iter().map(join).collect()
+    });
+    let mut open: BTreeMap<String, f64> = ordered.into_iter().collect::<Result<_>>()?;
+    let mut each = Vec::new();
+    let most = (workloads.len() + 1).to_string();
+    while !open.is_empty() {
+        sites.check()?;
+        if began.elapsed() > PATIENCE {
+            bail!("{} jobs did not end within {} s", open.len(), PATIENCE.as_secs());
+        }
+        let rows = sites.ask(&["jobs", "list", "-n", &most])?;
+        let now = began.elapsed().as_secs_f64();
+        for row in rows.as_array().context("no list of jobs")? {
+            let id = row["id"].as_str().unwrap_or_default();
+            if row["ended"].is_null() {
+                continue;
+            }
+            if let Some(ordered) = open.remove(id) {
+                if row["state"] != "succeeded" {
+                    bail!("job {id} ended {}: {}", row["state"], row["detail"]);
+                }
+                each.push(now - ordered);
+            }
+        }
+        thread::sleep(LOOK);
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(Seen { seconds, each, coordinator_bytes: sites.peak_bytes(Role::Coordinator)? })
+}
+
+/// Files of bytes that nobody else has and nothing compresses.
+fn make(dir: &Path, agent: usize, mib: usize) -> Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let mut bytes = vec![0; FILE_BYTES];
+    for file in 0..mib * (1 << 20) / FILE_BYTES {
+        let seed = (agent << 32 | file) as u64;
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        std::fs::write(dir.join(format!("f{file:05}")), &bytes)?;
+    }
+    Ok(())
+}
+
+fn policy(workloads: &[(String, String, PathBuf)]) -> Result<String> {
+    let mut text = "[policy.alone]\ntimezone = \"UTC\"\nrequire = \"fuzzy\"\n\
+                    [policy.alone.primary]\nkeep = { newest = 1000 }\n"
+        .to_owned();
+    for (name, agent, path) in workloads {
+        let path = path.to_str().context("a path that TOML cannot hold")?;
+        writeln!(
+            text,
+            "[workload.\"{name}\"]\nagent = \"{agent}\"\nkind = \"files\"\npath = \"{path}\"\n\
+             policy = \"alone\""
+        )?;
+    }
+    Ok(text)
+}
