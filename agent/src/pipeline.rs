@@ -19,18 +19,17 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-/// Plaintext bytes between `put` and the wire: what a link of 150 ms at 1 Gbit/s needs.
-const IN_FLIGHT_BYTES: usize = 20 << 20;
+/// Plaintext bytes between `put` and the wire: what a link of 150 ms needs at 1 Gbit/s while
+/// most of it is there already.
+const IN_FLIGHT_BYTES: usize = 16 << 20;
 /// Questions before their answers: a bound on items, far above what the bytes allow.
 const BATCHES_PENDING: usize = 64;
 /// Ids in one question.
 const BATCH_IDS: usize = 1024;
 /// Messages waiting for the wire.
 const OUTGOING: usize = 64;
-/// Ids of this run remembered so that nothing is asked twice: about 10 MiB.
-const SEEN_IDS_MAX: usize = 200_000;
-/// zstd level: as fast as 1 on file trees and denser (docs/performance.md).
-const LEVEL: i32 = 2;
+/// Ids of this run remembered so that nothing is asked twice: what fills a table of 2 MiB.
+const SEEN_IDS_MAX: usize = 57_000;
 
 /// Why the pipeline stopped.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -281,7 +280,7 @@ fn pack(item: Item) -> (Packing, OwnedSemaphorePermit) {
             .with_borrow_mut(|kept| {
                 let mut compressor = kept.take().map_or_else(Compressor::new, Ok)?;
                 let Reference { kind, id } = reference;
-                let packed = compressor.pack_named(id, kind, references, &plain, LEVEL);
+                let packed = compressor.pack_named(id, kind, references, &plain);
                 *kept = Some(compressor);
                 packed
             })
