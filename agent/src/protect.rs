@@ -15,7 +15,7 @@ use strongroom_node::uplink::{Contact, SOFTWARE};
 use strongroom_protocol::control::{Ending, Progress, ProtectWork, RetryAdvice, StepNews};
 use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
 use strongroom_protocol::{BlobKind, Chain, ChunkId, NodeName, PolicyName, Reference, Timestamp};
-use strongroom_store::cut::CutParams;
+use strongroom_store::cut::{Blocks, CutParams};
 use strongroom_store::keys::AgentKeys;
 use strongroom_store::manifest::{self, Body, GAPS_INLINE_MAX, GapList, Stats, encode_gaps};
 use strongroom_store::tree::SinkError;
@@ -50,7 +50,12 @@ impl ChunkSink for WireSink {
 }
 
 /// Carries out a protect assignment.
-pub(crate) async fn perform(hands: &Arc<Hands>, task: &Task, work: ProtectWork) -> Ending {
+pub(crate) async fn perform(
+    hands: &Arc<Hands>,
+    task: &Task,
+    work: ProtectWork,
+    blocks: Blocks,
+) -> Ending {
     let Some(contact) = task.uplink.contact().await else { return Ending::Cancelled };
     let Some(naming) = contact.welcome.naming.clone() else {
         let text = "the coordinator did not say how chunks are named";
@@ -66,7 +71,8 @@ pub(crate) async fn perform(hands: &Arc<Hands>, task: &Task, work: ProtectWork) 
         Err(refusal) => return failed(refusal, RetryAdvice::Later),
     };
     let keys = AgentKeys { id_key: naming.id_key, cut_key: naming.cut_key };
-    let options = options(hands, &contact, &work, &viewed.view, &naming);
+    let cut = CutParams { min: naming.cut_min, max: naming.cut_max, blocks };
+    let options = options(hands, &contact, &work, &viewed.view, cut, &keys);
     match stream(hands, task, &contact, &work, viewed, keys, options).await {
         Ok(progress) => Ending::Done { progress, text: "durable at the coordinator".to_owned() },
         Err(Trouble::Cancelled) => Ending::Cancelled,
@@ -153,7 +159,8 @@ fn options(
     contact: &Contact,
     work: &ProtectWork,
     view: &FilesView,
-    naming: &strongroom_protocol::control::Naming,
+    cut: CutParams,
+    keys: &AgentKeys,
 ) -> Options {
     let (repo, workload) = (contact.welcome.repo, work.workload);
     let path = hands.cache.join(format!("{workload}.files"));
@@ -171,9 +178,9 @@ fn options(
                 strongroom_protocol::control::Mounts::Stay => Mounts::Stop,
             },
         },
-        cut: CutParams { min: naming.cut_min, max: naming.cut_max },
+        cut,
         cache: Some(CachePlace { path, last: work.previous.map(key), this: key(work.point) }),
-        ..Options::new(view.root(), naming.cut_key)
+        ..Options::new(view.root(), keys.cut_key)
     }
 }
 
