@@ -59,8 +59,7 @@ pub(crate) async fn perform(
     let Some(contact) = task.uplink.contact().await else { return Ending::Cancelled };
     let Some(naming) = contact.welcome.naming.clone() else {
         let text = "the coordinator did not say how chunks are named";
-        let refusal = Refusal::new(RefusalKind::Invalid, text);
-        return failed(refusal, RetryAdvice::Later);
+        return failed(Refusal::new(RefusalKind::Invalid, text), RetryAdvice::Later);
     };
     let viewed = match take_view(hands, task, &work).await {
         Ok(viewed) => viewed,
@@ -83,6 +82,11 @@ pub(crate) async fn perform(
 enum Trouble {
     Cancelled,
     Refused(Refusal, RetryAdvice),
+}
+
+fn later(error: &dyn std::error::Error) -> Trouble {
+    let refusal = Refusal::new(RefusalKind::Unavailable, Chain(error).to_string());
+    Trouble::Refused(refusal, RetryAdvice::Later)
 }
 
 fn root_of(work: &ProtectWork) -> PathBuf {
@@ -194,10 +198,6 @@ async fn stream(
     keys: AgentKeys,
     options: Options,
 ) -> Result<Progress, Trouble> {
-    let later = |error: &dyn std::error::Error| {
-        let refusal = Refusal::new(RefusalKind::Unavailable, Chain(error).to_string());
-        Trouble::Refused(refusal, RetryAdvice::Later)
-    };
     let opening = Opening::Ingest { job: task.job, generation: task.generation };
     let (sender, receiver) = open(&contact.link, opening).await.map_err(|error| later(&error))?;
     let (sink, driver) = pipeline::start(keys, sender, receiver);
@@ -228,8 +228,7 @@ async fn stream(
     let (read, committed) = tokio::join!(read, driver.committed());
     let outcome = conclude(read, committed, task);
     if outcome.is_ok() {
-        let read = Progress::default();
-        return Ok(Progress { ..told(&counts.statistics(), &counters, read) });
+        return Ok(told(&counts.statistics(), &counters, Progress::default()));
     }
     if let Err(Trouble::Refused(_, RetryAdvice::AtOnce)) = &outcome {
         forget_cache(hands, work);
@@ -271,14 +270,8 @@ fn conclude(
             let refusal = Refusal::new(RefusalKind::Invalid, Chain(&error).to_string());
             Err(Trouble::Refused(refusal, RetryAdvice::Pointless))
         }
-        (_, Err(error)) if !matches!(error, PipelineError::Stopped) => {
-            let refusal = Refusal::new(RefusalKind::Unavailable, Chain(&error).to_string());
-            Err(Trouble::Refused(refusal, RetryAdvice::Later))
-        }
-        (Err(error), _) => {
-            let refusal = Refusal::new(RefusalKind::Unavailable, Chain(&error).to_string());
-            Err(Trouble::Refused(refusal, RetryAdvice::Later))
-        }
+        (_, Err(error)) if !matches!(error, PipelineError::Stopped) => Err(later(&error)),
+        (Err(error), _) => Err(later(&error)),
         (Ok(_), Err(_)) => {
             let refusal = Refusal::new(RefusalKind::Unavailable, "the stream ended early");
             Err(Trouble::Refused(refusal, RetryAdvice::Later))
