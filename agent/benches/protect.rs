@@ -20,9 +20,6 @@ use strongroom_store::parcel::{self, Compressor};
 use strongroom_store::seal;
 use strongroom_store::tree::SinkError;
 
-/// Levels measured when none is named: what the pipeline takes, first.
-const LEVELS: [i32; 1] = [2];
-
 fn clock(id: ClockId) -> u64 {
     let now = clock_gettime(id);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
@@ -57,7 +54,8 @@ impl Part {
 
 struct Parts {
     vault: VaultKey,
-    levels: Vec<i32>,
+    /// As the pipeline does it first, then levels of zstd; those name again too.
+    levels: Vec<Option<i32>>,
     seen: Mutex<HashSet<ChunkId>>,
     name: Part,
     compress: Vec<[Part; 3]>,
@@ -108,15 +106,18 @@ impl Parts {
             BlobKind::Data => 0,
             _ => 2,
         };
+        let (keys, bytes) = (self.vault.agent_keys(), Bytes::copy_from_slice(plain));
         let mut first = None;
         for (level, parts) in self.levels.iter().zip(&self.compress) {
             let Some(part) = parts.get(class) else { continue };
             let parcel = part.time(|| {
                 COMPRESSOR.with_borrow_mut(|kept| {
                     let mut compressor = kept.take().map_or_else(Compressor::new, Ok)?;
-                    let plain = Bytes::copy_from_slice(plain);
                     let references = references.to_vec();
-                    let packed = compressor.pack_named(id, kind, references, &plain);
+                    let packed = match level {
+                        None => compressor.pack_named(id, kind, references, &bytes),
+                        Some(level) => compressor.pack(&keys, kind, references, plain, *level),
+                    };
                     *kept = Some(compressor);
                     packed
                 })
@@ -125,8 +126,7 @@ impl Parts {
             first.get_or_insert(parcel);
         }
         let parcel = first.context("no level")?;
-        let keys = self.vault.agent_keys();
-        self.check.time(|| parcel::open(&parcel, &keys))?;
+        self.check.time(|| parcel::look(&parcel, &keys, <[u8]>::len))?;
         self.check.add(plain.len());
         let sealed =
             self.seal.time(|| seal::seal(&self.vault, RepoId::from_bytes([7; 16]), &parcel));
@@ -144,8 +144,8 @@ fn main() -> Result<()> {
         println!("no tree was named: cargo bench -p strongroom-agent --bench protect -- TREE");
         return Ok(());
     };
-    let levels: Vec<i32> = words.map(|word| word.parse()).collect::<Result<_, _>>()?;
-    let levels = if levels.is_empty() { LEVELS.to_vec() } else { levels };
+    let named: Vec<i32> = words.map(|word| word.parse()).collect::<Result<_, _>>()?;
+    let levels: Vec<_> = std::iter::once(None).chain(named.into_iter().map(Some)).collect();
     let vault = VaultKey::from_bytes([7; 32]);
     let cut_key = vault.agent_keys().cut_key;
     let parts = Parts {
@@ -170,9 +170,10 @@ fn main() -> Result<()> {
     rest.say("walk, read, cut, lay");
     parts.name.say("name");
     for (level, [long, short, meta]) in parts.levels.iter().zip(&parts.compress) {
-        long.say(&format!("zstd {level}, chunks above 128 KiB"));
-        short.say(&format!("zstd {level}, chunks up to 128 KiB"));
-        meta.say(&format!("zstd {level}, pages and lists"));
+        let how = level.map_or_else(|| "by content".to_owned(), |level| level.to_string());
+        long.say(&format!("zstd {how}, chunks above 128 KiB"));
+        short.say(&format!("zstd {how}, chunks up to 128 KiB"));
+        meta.say(&format!("zstd {how}, pages and lists"));
     }
     parts.check.say("check: decompress, name again");
     parts.seal.say("seal");
