@@ -10,6 +10,7 @@ use strongroom_node::home::Home;
 use strongroom_protocol::Clock;
 use strongroom_protocol::control::{Ending, RetryAdvice, Work};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
+use strongroom_store::cut::Blocks;
 
 use crate::{hooks, protect, recover};
 
@@ -82,7 +83,10 @@ impl Drop for StopFlag {
 impl Worker for Hands {
     async fn perform(self: Arc<Self>, task: Task) -> Ending {
         match task.work.clone() {
-            Work::Protect(work) => protect::perform(&self, &task, *work).await,
+            Work::Protect(work) => protect::perform(&self, &task, *work, Blocks::AsFiles).await,
+            Work::ProtectBlocks { work, blocks_min: min, blocks_max: max } => {
+                protect::perform(&self, &task, *work, Blocks::Sized { min, max }).await
+            }
             Work::Recover(work) => recover::perform(&task, *work).await,
             Work::Aux { .. }
             | Work::Expire { .. }

@@ -19,18 +19,17 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-/// Plaintext bytes between `put` and the wire: what a link of 150 ms at 1 Gbit/s needs.
-const IN_FLIGHT_BYTES: usize = 20 << 20;
+/// Bytes between `put` and the wire, plain until they are compressed: what a link of 150 ms and
+/// 1 Gbit/s needs.
+const IN_FLIGHT_BYTES: usize = 16 << 20;
 /// Questions before their answers: a bound on items, far above what the bytes allow.
 const BATCHES_PENDING: usize = 64;
 /// Ids in one question.
 const BATCH_IDS: usize = 1024;
 /// Messages waiting for the wire.
 const OUTGOING: usize = 64;
-/// Ids of this run remembered so that nothing is asked twice: about 10 MiB.
-const SEEN_IDS_MAX: usize = 200_000;
-/// zstd level: as fast as 1 on file trees and denser (docs/performance.md).
-const LEVEL: i32 = 2;
+/// Ids of this run remembered so that nothing is asked twice: what fills a table of 2 MiB.
+const SEEN_IDS_MAX: usize = 57_000;
 
 /// Why the pipeline stopped.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -87,12 +86,12 @@ enum Batch {
     End { root: Reference, draft: Bytes },
 }
 
-/// A chunk being compressed.
-type Packing = oneshot::Receiver<Result<Parcel, PipelineError>>;
+/// A chunk being compressed, with the permit for what it weighs then.
+type Packing = oneshot::Receiver<Result<(Parcel, OwnedSemaphorePermit), PipelineError>>;
 
 enum Outgoing {
     Ask { number: u64, ids: Vec<ChunkId> },
-    Blob { packing: Packing, permit: OwnedSemaphorePermit },
+    Blob(Packing),
     End { root: Reference, draft: Bytes },
 }
 
@@ -239,8 +238,7 @@ async fn answer(
                 for (position, item) in items.into_iter().enumerate() {
                     let byte = wanted.get(position / 8).copied().unwrap_or(0);
                     if byte & (1 << (position % 8)) != 0 {
-                        let (packing, permit) = pack(item);
-                        let blob = Outgoing::Blob { packing, permit };
+                        let blob = Outgoing::Blob(pack(item));
                         outgoing.send(blob).await.map_err(|_| PipelineError::Stopped)?;
                     }
                 }
@@ -270,24 +268,27 @@ async fn wanted(receiver: &mut Receiver, expected: u64) -> Result<Vec<u8>, Pipel
     }
 }
 
-fn pack(item: Item) -> (Packing, OwnedSemaphorePermit) {
+fn pack(item: Item) -> Packing {
     thread_local! {
         static COMPRESSOR: std::cell::RefCell<Option<Compressor>> =
             const { std::cell::RefCell::new(None) };
     }
-    let Item { reference, references, plain, permit } = item;
-    let packing = crew().call(move || {
-        COMPRESSOR
+    let Item { reference, references, plain, mut permit } = item;
+    crew().call(move || {
+        let packed = COMPRESSOR
             .with_borrow_mut(|kept| {
                 let mut compressor = kept.take().map_or_else(Compressor::new, Ok)?;
                 let Reference { kind, id } = reference;
-                let packed = compressor.pack_named(id, kind, references, &plain, LEVEL);
+                let packed = compressor.pack_named(id, kind, references, &plain);
                 *kept = Some(compressor);
                 packed
             })
-            .map_err(|error| PipelineError::Compress { reason: Chain(&error).to_string() })
-    });
-    (packing, permit)
+            .map_err(|error| PipelineError::Compress { reason: Chain(&error).to_string() })?;
+        drop(plain);
+        let spare = permit.num_permits().saturating_sub(packed.payload.len());
+        drop(permit.split(spare));
+        Ok((packed, permit))
+    })
 }
 
 async fn send(
@@ -300,8 +301,8 @@ async fn send(
             Outgoing::Ask { number, ids } => {
                 sender.send(&FromAgent::Ask { number, ids }).await?;
             }
-            Outgoing::Blob { packing, permit } => {
-                let parcel = packing.await.map_err(|_| PipelineError::Stopped)??;
+            Outgoing::Blob(packing) => {
+                let (parcel, permit) = packing.await.map_err(|_| PipelineError::Stopped)??;
                 counters.chunks_sent.fetch_add(1, Ordering::Relaxed);
                 counters.new_bytes.fetch_add(u64::from(parcel.head.plain_len), Ordering::Relaxed);
                 counters.sent_bytes.fetch_add(parcel.payload.len() as u64, Ordering::Relaxed);

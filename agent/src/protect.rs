@@ -15,7 +15,7 @@ use strongroom_node::uplink::{Contact, SOFTWARE};
 use strongroom_protocol::control::{Ending, Progress, ProtectWork, RetryAdvice, StepNews};
 use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
 use strongroom_protocol::{BlobKind, Chain, ChunkId, NodeName, PolicyName, Reference, Timestamp};
-use strongroom_store::cut::CutParams;
+use strongroom_store::cut::{Blocks, CutParams};
 use strongroom_store::keys::AgentKeys;
 use strongroom_store::manifest::{self, Body, GAPS_INLINE_MAX, GapList, Stats, encode_gaps};
 use strongroom_store::tree::SinkError;
@@ -50,12 +50,16 @@ impl ChunkSink for WireSink {
 }
 
 /// Carries out a protect assignment.
-pub(crate) async fn perform(hands: &Arc<Hands>, task: &Task, work: ProtectWork) -> Ending {
+pub(crate) async fn perform(
+    hands: &Arc<Hands>,
+    task: &Task,
+    work: ProtectWork,
+    blocks: Blocks,
+) -> Ending {
     let Some(contact) = task.uplink.contact().await else { return Ending::Cancelled };
     let Some(naming) = contact.welcome.naming.clone() else {
         let text = "the coordinator did not say how chunks are named";
-        let refusal = Refusal::new(RefusalKind::Invalid, text);
-        return failed(refusal, RetryAdvice::Later);
+        return failed(Refusal::new(RefusalKind::Invalid, text), RetryAdvice::Later);
     };
     let viewed = match take_view(hands, task, &work).await {
         Ok(viewed) => viewed,
@@ -66,7 +70,8 @@ pub(crate) async fn perform(hands: &Arc<Hands>, task: &Task, work: ProtectWork) 
         Err(refusal) => return failed(refusal, RetryAdvice::Later),
     };
     let keys = AgentKeys { id_key: naming.id_key, cut_key: naming.cut_key };
-    let options = options(hands, &contact, &work, &viewed.view, &naming);
+    let cut = CutParams { min: naming.cut_min, max: naming.cut_max, blocks };
+    let options = options(hands, &contact, &work, &viewed.view, cut, &keys);
     match stream(hands, task, &contact, &work, viewed, keys, options).await {
         Ok(progress) => Ending::Done { progress, text: "durable at the coordinator".to_owned() },
         Err(Trouble::Cancelled) => Ending::Cancelled,
@@ -77,6 +82,11 @@ pub(crate) async fn perform(hands: &Arc<Hands>, task: &Task, work: ProtectWork) 
 enum Trouble {
     Cancelled,
     Refused(Refusal, RetryAdvice),
+}
+
+fn later(error: &dyn std::error::Error) -> Trouble {
+    let refusal = Refusal::new(RefusalKind::Unavailable, Chain(error).to_string());
+    Trouble::Refused(refusal, RetryAdvice::Later)
 }
 
 fn root_of(work: &ProtectWork) -> PathBuf {
@@ -153,7 +163,8 @@ fn options(
     contact: &Contact,
     work: &ProtectWork,
     view: &FilesView,
-    naming: &strongroom_protocol::control::Naming,
+    cut: CutParams,
+    keys: &AgentKeys,
 ) -> Options {
     let (repo, workload) = (contact.welcome.repo, work.workload);
     let path = hands.cache.join(format!("{workload}.files"));
@@ -171,9 +182,9 @@ fn options(
                 strongroom_protocol::control::Mounts::Stay => Mounts::Stop,
             },
         },
-        cut: CutParams { min: naming.cut_min, max: naming.cut_max },
+        cut,
         cache: Some(CachePlace { path, last: work.previous.map(key), this: key(work.point) }),
-        ..Options::new(view.root(), naming.cut_key)
+        ..Options::new(view.root(), keys.cut_key)
     }
 }
 
@@ -187,10 +198,6 @@ async fn stream(
     keys: AgentKeys,
     options: Options,
 ) -> Result<Progress, Trouble> {
-    let later = |error: &dyn std::error::Error| {
-        let refusal = Refusal::new(RefusalKind::Unavailable, Chain(error).to_string());
-        Trouble::Refused(refusal, RetryAdvice::Later)
-    };
     let opening = Opening::Ingest { job: task.job, generation: task.generation };
     let (sender, receiver) = open(&contact.link, opening).await.map_err(|error| later(&error))?;
     let (sink, driver) = pipeline::start(keys, sender, receiver);
@@ -221,8 +228,7 @@ async fn stream(
     let (read, committed) = tokio::join!(read, driver.committed());
     let outcome = conclude(read, committed, task);
     if outcome.is_ok() {
-        let read = Progress::default();
-        return Ok(Progress { ..told(&counts.statistics(), &counters, read) });
+        return Ok(told(&counts.statistics(), &counters, Progress::default()));
     }
     if let Err(Trouble::Refused(_, RetryAdvice::AtOnce)) = &outcome {
         forget_cache(hands, work);
@@ -264,14 +270,8 @@ fn conclude(
             let refusal = Refusal::new(RefusalKind::Invalid, Chain(&error).to_string());
             Err(Trouble::Refused(refusal, RetryAdvice::Pointless))
         }
-        (_, Err(error)) if !matches!(error, PipelineError::Stopped) => {
-            let refusal = Refusal::new(RefusalKind::Unavailable, Chain(&error).to_string());
-            Err(Trouble::Refused(refusal, RetryAdvice::Later))
-        }
-        (Err(error), _) => {
-            let refusal = Refusal::new(RefusalKind::Unavailable, Chain(&error).to_string());
-            Err(Trouble::Refused(refusal, RetryAdvice::Later))
-        }
+        (_, Err(error)) if !matches!(error, PipelineError::Stopped) => Err(later(&error)),
+        (Err(error), _) => Err(later(&error)),
         (Ok(_), Err(_)) => {
             let refusal = Refusal::new(RefusalKind::Unavailable, "the stream ended early");
             Err(Trouble::Refused(refusal, RetryAdvice::Later))

@@ -6,6 +6,7 @@ use strongroom_protocol::control::{
 };
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Chain, PointId, Timestamp, WorkloadId, WorkloadName};
+use strongroom_store::cut::Blocks;
 
 use crate::catalog::PointFilter;
 use crate::foreman::RecoverOrder;
@@ -27,7 +28,13 @@ pub(crate) fn work(
     match job.task() {
         Task::Protect { workload, point, .. } => {
             let (work, id) = protect(site, workload, *point)?;
-            Ok((Work::Protect(Box::new(work)), Some(id)))
+            let work = Box::new(work);
+            Ok(match site.repo.config().cut.blocks {
+                Blocks::AsFiles => (Work::Protect(work), Some(id)),
+                Blocks::Sized { min, max } => {
+                    (Work::ProtectBlocks { work, blocks_min: min, blocks_max: max }, Some(id))
+                }
+            })
         }
         Task::Recover { point, target, select, .. } => {
             let work = RecoverWork {

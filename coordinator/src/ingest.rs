@@ -173,11 +173,11 @@ fn check(repo: &Repo, parcel: Parcel) -> Result<Checked, IngestError> {
     };
     let keys = repo.agent_keys().map_err(|error| internal(&error))?;
     let vault_key = repo.vault_key().map_err(|error| internal(&error))?;
-    let plain = parcel::open(&parcel, keys).map_err(|error| damaged(&error))?;
-    if parcel.head.kind == BlobKind::Page {
-        decode_page(&plain, &parcel.head.references).map_err(|error| damaged(&error))?;
-    }
-    drop(plain);
+    let decoded = parcel::look(&parcel, keys, |plain| match parcel.head.kind {
+        BlobKind::Page => decode_page(plain, &parcel.head.references).map(|_| ()),
+        _ => Ok(()),
+    });
+    decoded.map_err(|error| damaged(&error))?.map_err(|error| damaged(&error))?;
     let sealed = seal::seal(vault_key, repo.id(), &parcel).map_err(|error| internal(&error))?;
     let plain_len = parcel.head.plain_len;
     Ok(Checked { sealed, references: parcel.head.references, plain_len })

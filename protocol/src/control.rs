@@ -141,6 +141,8 @@ pub enum Work {
     /// Proxy: say by `Lost` which of these points the copy does not hold whole, as far as can
     /// be told without reading its data.
     Look { copy: CopyName, set: Option<MediaSetName>, points: Vec<PointId> },
+    /// Agent: make a point, in a vault where files of blocks are cut to these sizes.
+    ProtectBlocks { work: Box<ProtectWork>, blocks_min: u32, blocks_max: u32 },
 }
 
 /// Whether points are only named, or are to go.

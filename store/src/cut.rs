@@ -1,5 +1,5 @@
-//! Content-defined cutting, algorithm 1 `mincut` (format.md section 3): within the window a
-//! chunk may end in, the cut is where a keyed hash of four bytes is smallest. Every variant
+//! Content-defined cutting, algorithms 1 and 2 `mincut` (format.md section 3): within the window
+//! a chunk may end in, the cut is where a keyed hash of four bytes is smallest. Every variant
 //! gives the same cuts; a window larger than what was given is refused, not guessed.
 
 mod simd;
@@ -12,16 +12,69 @@ const WINDOW_BYTES: usize = 4;
 /// the first-level cache for the second look.
 const BLOCK_BYTES: usize = 4096;
 
-/// The smallest and largest chunk, in bytes.
+/// A file at least this long is looked at for being made of blocks.
+const BLOCKS_BYTES_MIN: u64 = 64 << 20;
+/// The length of an image of a disk or of a database file is a multiple of this.
+const BLOCK_FILE_BYTES: u64 = 4096;
+/// Chunks of files of blocks are this part of the others.
+const BLOCKS_PART: u32 = 8;
+
+/// The smallest and largest chunk, in bytes, and what files of blocks are cut to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CutParams {
     pub min: u32,
     pub max: u32,
+    pub blocks: Blocks,
+}
+
+/// How long files are cut whose length says that they are made of blocks, as images of disks
+/// and files of databases are: what changes in them changes block by block, in place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Blocks {
+    /// Algorithm 1: as all others.
+    AsFiles,
+    /// Algorithm 2: to chunks of their own size.
+    Sized { min: u32, max: u32 },
 }
 
 impl CutParams {
-    /// Files: 256 KiB to 768 KiB.
-    pub const FILES: Self = Self { min: 256 << 10, max: 768 << 10 };
+    /// Files: 256 KiB to 768 KiB; files of blocks: 32 KiB to 96 KiB.
+    pub const FILES: Self = Self::of_algorithm_two(256 << 10, 768 << 10);
+
+    const fn of_algorithm_two(min: u32, max: u32) -> Self {
+        let blocks = Blocks::Sized { min: min / BLOCKS_PART, max: max / BLOCKS_PART };
+        Self { min, max, blocks }
+    }
+
+    /// What `config` says; nothing for an algorithm nobody knows.
+    pub const fn of_config(algorithm: u8, min: u32, max: u32) -> Option<Self> {
+        match algorithm {
+            1 => Some(Self { min, max, blocks: Blocks::AsFiles }),
+            2 => Some(Self::of_algorithm_two(min, max)),
+            _ => None,
+        }
+    }
+
+    /// The number of the algorithm in `config`.
+    pub const fn algorithm(&self) -> u8 {
+        match self.blocks {
+            Blocks::AsFiles => 1,
+            Blocks::Sized { .. } => 2,
+        }
+    }
+
+    /// What files of blocks are cut by.
+    pub const fn of_blocks(self) -> Self {
+        match self.blocks {
+            Blocks::AsFiles => self,
+            Blocks::Sized { min, max } => Self { min, max, ..self },
+        }
+    }
+
+    /// Whether the length of a file says that it is made of blocks.
+    pub const fn is_blocks(bytes: u64) -> bool {
+        bytes >= BLOCKS_BYTES_MIN && bytes.is_multiple_of(BLOCK_FILE_BYTES)
+    }
 }
 
 impl Default for CutParams {
@@ -53,7 +106,7 @@ pub struct Cutter {
 impl Cutter {
     /// A cutter with the fastest variant this processor has.
     pub fn new(params: CutParams, cut_key: (u32, u32)) -> Result<Self, CutParamsError> {
-        let CutParams { min, max } = params;
+        let CutParams { min, max, .. } = params;
         let plain_max = strongroom_protocol::blob::PLAIN_BYTES_MAX;
         if min < MIN_BYTES_MIN || min > max || max as usize > plain_max {
             return Err(CutParamsError { min, max });
@@ -131,6 +184,10 @@ mod tests {
 
     const KEY: (u32, u32) = (0x1234_5678, 0x9e37_79b1);
 
+    fn sizes(min: u32, max: u32) -> CutParams {
+        CutParams { min, max, blocks: Blocks::AsFiles }
+    }
+
     fn noise(len: usize, seed: u64) -> Vec<u8> {
         let mut bytes = vec![0; len];
         blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
@@ -163,7 +220,7 @@ mod tests {
         ) {
             let data: Vec<u8> =
                 if narrow { data.iter().map(|b| b & 1).collect() } else { data };
-            let params = CutParams { min: 64, max: 64 + spread };
+            let params = sizes(64, 64 + spread);
             for engine in simd::Engine::usable() {
                 let mut cutter = Cutter::new(params, KEY).unwrap();
                 cutter.engine = engine;
@@ -179,17 +236,36 @@ mod tests {
     fn golden_vectors() {
         let cutter = Cutter::new(CutParams::FILES, KEY).unwrap();
         assert_eq!(cuts(&cutter, &noise(3 << 20, 1)), GOLDEN_FILES);
-        let small = Cutter::new(CutParams { min: 1024, max: 4096 }, (1, 3)).unwrap();
+        let small = Cutter::new(sizes(1024, 4096), (1, 3)).unwrap();
         assert_eq!(cuts(&small, &noise(20_000, 2)), GOLDEN_SMALL);
     }
 
+    #[test]
+    fn only_long_files_of_blocks_are_cut_finer_and_only_by_the_second_algorithm() {
+        let (one, two) = (CutParams::of_config(1, 1 << 18, 3 << 18), CutParams::FILES);
+        let one = one.unwrap();
+        assert_eq!((one.algorithm(), two.algorithm()), (1, 2));
+        assert_eq!(CutParams::of_config(2, two.min, two.max), Some(two));
+        assert_eq!(CutParams::of_config(3, two.min, two.max), None);
+        for (bytes, fine) in [(64 << 20, true), ((64 << 20) - 4096, false), ((64 << 20) + 1, false)]
+        {
+            assert_eq!(CutParams::is_blocks(bytes), fine);
+        }
+        assert_eq!(one.of_blocks(), one);
+        assert_eq!((two.of_blocks().min, two.of_blocks().max), (32 << 10, 96 << 10));
+        let cutter = Cutter::new(two.of_blocks(), KEY).unwrap();
+        assert_eq!(cuts(&cutter, &noise(600_000, 5)), GOLDEN_BLOCKS);
+    }
+
+    const GOLDEN_BLOCKS: &[usize] =
+        &[91859, 51759, 35984, 79135, 71748, 97538, 56565, 94516, 20896];
     const GOLDEN_FILES: &[usize] =
         &[275083, 300356, 769878, 566369, 275396, 435663, 327879, 195104];
     const GOLDEN_SMALL: &[usize] = &[2817, 2298, 2569, 3312, 2819, 2202, 2965, 1018];
 
     #[test]
     fn an_insertion_changes_few_chunks() {
-        let cutter = Cutter::new(CutParams { min: 4096, max: 16384 }, KEY).unwrap();
+        let cutter = Cutter::new(sizes(4096, 16384), KEY).unwrap();
         let before = noise(2 << 20, 3);
         let mut after = before.clone();
         after.splice(300_000..300_000, [1, 2, 3, 4, 5]);
@@ -212,19 +288,19 @@ mod tests {
 
     #[test]
     fn constant_data_is_cut_at_the_minimum() {
-        let cutter = Cutter::new(CutParams { min: 100, max: 1000 }, KEY).unwrap();
+        let cutter = Cutter::new(sizes(100, 1000), KEY).unwrap();
         assert_eq!(cuts(&cutter, &[0; 350]), [100, 100, 100, 50]);
     }
 
     #[test]
     fn waits_for_a_whole_window() {
-        let cutter = Cutter::new(CutParams { min: 100, max: 1000 }, KEY).unwrap();
+        let cutter = Cutter::new(sizes(100, 1000), KEY).unwrap();
         let data = noise(1200, 4);
         assert_eq!(cutter.next_cut(&data[..999], Supply::Continues), None);
         let cut = cutter.next_cut(&data, Supply::Continues);
         assert_eq!(cut, cutter.next_cut(&data[..1000], Supply::Continues));
         assert!(cut.is_some_and(|len| (100..=1000).contains(&len)));
         assert_eq!(cutter.next_cut(&[], Supply::Ended), None);
-        assert!(Cutter::new(CutParams { min: 0, max: 10 }, KEY).is_err());
+        assert!(Cutter::new(sizes(0, 10), KEY).is_err());
     }
 }

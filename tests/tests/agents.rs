@@ -57,7 +57,9 @@ impl Liar {
     async fn accept(&mut self) -> (JobId, Generation, ProtectWork, Sender, Receiver) {
         let (job, generation, work) = loop {
             let (message, _) = self.receiver.expect::<ToNode>().await.unwrap();
-            if let ToNode::Assign { job, generation, work: Work::Protect(work) } = message {
+            if let ToNode::Assign { job, generation, work } = message
+                && let Work::Protect(work) | Work::ProtectBlocks { work, .. } = work
+            {
                 break (job, generation, *work);
             }
         };

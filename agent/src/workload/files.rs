@@ -25,16 +25,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{bounded, unbounded};
 use strongroom_protocol::{ChunkId, Clock};
 use strongroom_store::content::{Entry, Node};
-use strongroom_store::cut::{CutParams, CutParamsError, Cutter};
+use strongroom_store::cut::{CutParams, CutParamsError};
 use strongroom_store::list::ListError;
 use strongroom_store::page::{BuildError, DirectoryBuilder};
 use strongroom_store::tree::SinkError;
 
 use crate::workload::files::assemble::{Assembled, Assembler};
 use crate::workload::files::cache::{CacheKey, NewCache, OldCache};
-use crate::workload::files::gather::{AHEAD_ENTRIES_MAX, Budget, Gatherer, Order};
+use crate::workload::files::gather::{AHEAD_STRETCHES_MAX, Budget, Gatherer, Open, Order};
 use crate::workload::files::links::Links;
-use crate::workload::files::read::{ReadError, Reader};
+use crate::workload::files::read::{Cutters, ReadError, Reader};
 use crate::workload::files::rules::{RuleError, RuleSet, Rules};
 use crate::workload::files::walk::Walker;
 use crate::workload::{ChunkSink, Through};
@@ -169,7 +169,7 @@ pub fn protect(
 ) -> Result<Protected, ProtectError> {
     let started = clock.now();
     let rules = Rules::new(&options.rules)?;
-    let cutter = Cutter::new(options.cut, options.cut_key)?;
+    let cutters = Cutters::new(options.cut, options.cut_key)?;
     let root = |source| ProtectError::Root { root: options.root.clone(), source };
     let walker = Walker::open(&options.root, &rules).map_err(root)?;
     let place = options.cache.as_ref();
@@ -180,16 +180,16 @@ pub fn protect(
     });
     let budget = Budget::default();
     let ended = AtomicBool::new(false);
-    let (messages, heard) = bounded(AHEAD_ENTRIES_MAX);
+    let (stretches, heard) = bounded(AHEAD_STRETCHES_MAX);
     let (orders, taken) = unbounded::<Order>();
     let counting = Counting { sink, progress };
     let assembled = std::thread::scope(|scope| {
         for _ in 0..options.readers.max(1) {
             let (taken, counting, ended) = (taken.clone(), &counting, &ended);
             scope.spawn(move || {
-                let mut reader = Reader::new(counting, cutter, [stop, ended]);
+                let mut reader = Reader::new(counting, cutters, [stop, ended]);
                 for order in taken {
-                    let read = reader.read(&order.file);
+                    let read = order.files.iter().map(|file| reader.read(file)).collect();
                     // Nobody waits for it once the run has ended.
                     let _ = order.answer.send(read);
                 }
@@ -201,21 +201,22 @@ pub fn protect(
             walker,
             cache: old,
             links,
-            messages,
+            stretches,
             orders,
             budget: &budget,
             progress,
             stop: &ended,
+            open: Open::default(),
         };
         scope.spawn(move || gatherer.run());
-        let reader = Reader::new(&counting, cutter, [stop, &ended]);
+        let reader = Reader::new(&counting, cutters, [stop, &ended]);
         let mut assembler = Assembler::new(&counting, &budget, progress, reader, new);
         let mut outcome = Ok(());
-        for message in &heard {
+        for stretch in &heard {
             if stop.load(Ordering::Relaxed) {
                 outcome = Err(ProtectError::Stopped);
             } else {
-                outcome = assembler.take(message);
+                outcome = assembler.take(stretch);
             }
             if outcome.is_err() {
                 break;

@@ -13,8 +13,13 @@ use crate::progress::Line;
 use crate::session::{Session, unexpected};
 use crate::show::job_line;
 
-/// How often a job is asked about: quick enough for a person.
-const POLL: Duration = Duration::from_millis(400);
+/// How often a job that lasts is asked about: quick enough for a person.
+const POLL_MAX: Duration = Duration::from_millis(400);
+/// How soon a job is asked about first: one that has nothing to do is over by then.
+const POLL_MIN: Duration = Duration::from_millis(10);
+/// A job is asked about again after this part of what it has lasted: so much later than its end
+/// its end is seen at most.
+const POLL_PARTS: u32 = 10;
 
 /// Make a recovery point of a workload now
 #[derive(Args, Debug)]
@@ -47,6 +52,7 @@ pub(crate) async fn watch(
     job: JobId,
 ) -> Result<Ending, Failure> {
     let mut line = Line::new(&session.out);
+    let began = tokio::time::Instant::now();
     let row = loop {
         let answer = contact.ask(&Request::Job { job }).await?;
         let (Response::Journal { job: row, .. } | Response::Job(row)) = answer else {
@@ -56,7 +62,8 @@ pub(crate) async fn watch(
             break row;
         }
         line.say(format!("job {} {}", job.short(), job_line(&row)));
-        tokio::time::sleep(POLL).await;
+        let pause = began.elapsed() / POLL_PARTS;
+        tokio::time::sleep(pause.clamp(POLL_MIN, POLL_MAX)).await;
     };
     line.clear();
     let response = Response::Job(row);

@@ -15,8 +15,6 @@ const CONFIG_MAGIC: &[u8; 8] = b"SRCONF01";
 const HASH_BYTES: usize = 32;
 /// Longest `config` or `keys`: some thousand recipients.
 pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
-/// The cutting algorithm `mincut`.
-const MINCUT: u8 = 1;
 
 /// What a new repository is made with.
 #[derive(Clone, Debug)]
@@ -63,12 +61,12 @@ impl RepoConfig {
 
     /// The file's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let CutParams { min, max } = self.cut;
+        let CutParams { min, max, .. } = self.cut;
         let config = ConfigV1 {
             repo: *self.repo.as_bytes(),
             org: self.org.as_str().to_owned(),
             created_ns: self.created.0,
-            cut: CutV1 { algorithm: MINCUT, min, max },
+            cut: CutV1 { algorithm: self.cut.algorithm(), min, max },
             key_check: self.key_check,
         };
         frame(CONFIG_MAGIC, &config)
@@ -79,14 +77,13 @@ impl RepoConfig {
         let ConfigV1 { repo, org, created_ns, cut, key_check } =
             unframe(CONFIG_MAGIC, bytes, path)?;
         let damaged = |reason| RepoError::DamagedFile { path: path.to_owned(), reason };
-        if cut.algorithm != MINCUT {
-            return Err(damaged("it names an unknown cutting algorithm"));
-        }
+        let cut = CutParams::of_config(cut.algorithm, cut.min, cut.max)
+            .ok_or_else(|| damaged("it names an unknown cutting algorithm"))?;
         Ok(Self {
             repo: RepoId::from_bytes(repo),
             org: org.parse().map_err(|_| damaged("its organisation is no name"))?,
             created: Timestamp(created_ns),
-            cut: CutParams { min: cut.min, max: cut.max },
+            cut,
             key_check,
         })
     }

@@ -7,7 +7,7 @@ use strongroom_protocol::control::{
 };
 use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse, TokenProof};
 use strongroom_protocol::opening::{Opened, Opening, RefusalKind};
-use strongroom_protocol::{Generation, Role};
+use strongroom_protocol::{Generation, PointId, Role};
 
 use super::{Sampled, at, id, identity, name, pack, refusal};
 
@@ -140,12 +140,14 @@ impl Sampled for ToNode {
         let expire = |order| Work::Expire { copy: name("dr"), points: vec![id(3), id(4)], order };
         all.extend([ExpireOrder::Announce, ExpireOrder::Remove].map(expire).map(assign));
         all.extend(healing_works().into_iter().map(assign));
+        let work = protecting(Mounts::Cross, None);
+        all.push(assign(Work::ProtectBlocks { work, blocks_min: 1 << 15, blocks_max: 3 << 15 }));
         all
     }
 }
 
-fn works() -> Vec<Work> {
-    let source = |mounts| FilesSource {
+fn protecting(mounts: Mounts, previous: Option<PointId>) -> Box<ProtectWork> {
+    let source = FilesSource {
         path: b"/srv/files".to_vec(),
         exclude: vec!["*.tmp".to_owned()],
         exclude_if_present: vec![".nobackup".to_owned()],
@@ -155,17 +157,19 @@ fn works() -> Vec<Work> {
         post_hook: vec![],
         hook_seconds_max: 60,
     };
-    let protect = |mounts, previous| {
-        Work::Protect(Box::new(ProtectWork {
-            workload: id(5),
-            name: name("files@north"),
-            point: id(3),
-            previous,
-            source: source(mounts),
-            policy: "gold".to_owned(),
-            policy_version: 4,
-        }))
-    };
+    Box::new(ProtectWork {
+        workload: id(5),
+        name: name("files@north"),
+        point: id(3),
+        previous,
+        source,
+        policy: "gold".to_owned(),
+        policy_version: 4,
+    })
+}
+
+fn works() -> Vec<Work> {
+    let protect = |mounts, previous| Work::Protect(protecting(mounts, previous));
     let recover = |overwrite| {
         Work::Recover(Box::new(RecoverWork {
             point: id(3),

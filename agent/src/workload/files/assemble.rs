@@ -12,7 +12,7 @@ use crate::workload::files::ProtectError;
 use crate::workload::files::bundle::{Bundles, Place};
 use crate::workload::files::cache::{Known, NewCache, Signature};
 use crate::workload::files::gap::{Gap, GapReason};
-use crate::workload::files::gather::{Budget, Message};
+use crate::workload::files::gather::{Budget, Message, Stretch};
 use crate::workload::files::links::{Last, Link};
 use crate::workload::files::metadata::{Own, Stat, meta_of};
 use crate::workload::files::progress::{Progress, count};
@@ -109,11 +109,29 @@ impl<'run> Assembler<'run> {
         }
     }
 
-    /// Takes the next thing of the walk.
+    /// Takes the next stretch of the walk.
     ///
     /// # Errors
     /// The sink takes nothing more, or the run was stopped.
-    pub fn take(&mut self, message: Message) -> Result<(), ProtectError> {
+    pub fn take(&mut self, stretch: Stretch) -> Result<(), ProtectError> {
+        let Stretch { messages, reads, cost_bytes } = stretch;
+        let mut reads = match reads.map(|ticket| ticket.recv()) {
+            None => Vec::new(),
+            Some(read) => read.map_err(|_| ProtectError::Stopped)?,
+        }
+        .into_iter();
+        for message in messages {
+            self.message(message, &mut reads)?;
+        }
+        self.budget.give(cost_bytes);
+        Ok(())
+    }
+
+    fn message(
+        &mut self,
+        message: Message,
+        reads: &mut impl Iterator<Item = Result<FileRead, ReadError>>,
+    ) -> Result<(), ProtectError> {
         match message {
             Message::Enter { name, meta } => {
                 push_name(&mut self.ahead, &name);
@@ -138,11 +156,8 @@ impl<'run> Assembler<'run> {
                 }
                 self.wait(Waiting::Entry { name, node, meta, signature })
             }
-            Message::Read { name, link, ticket, cost_bytes } => {
-                let read = ticket.recv().unwrap_or(Err(ReadError::Stopped));
-                let taken = self.read(name, link, read);
-                self.budget.give(cost_bytes);
-                taken
+            Message::Read { name, link } => {
+                self.read(name, link, reads.next().unwrap_or(Err(ReadError::Stopped)))
             }
             Message::Again { name, stat, group, last, file } => {
                 let link = Link::Again { group, last };

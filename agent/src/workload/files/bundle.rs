@@ -16,13 +16,13 @@ pub const BUNDLE_BYTES_MIN: usize = 256 << 10;
 pub const BUNDLE_BYTES_MAX: usize = 1 << 20;
 /// One file in this many may end a bundle.
 const CLASS_MASK: u8 = 15;
-/// Most files remembered to be equal to later ones: about 80 bytes each, so 16 MiB.
-const SEEN_MAX: usize = 200_000;
+/// Most files remembered to be equal to later ones: what fills a table of 3 MiB.
+const SEEN_MAX: usize = 57_000;
 
 /// A place in a bundle that may still be open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
-    bundle: usize,
+    bundle: u32,
     offset: u32,
     length: u32,
 }
@@ -32,7 +32,7 @@ pub struct Place {
 pub struct Bundles {
     open: Vec<u8>,
     closed: Vec<ChunkId>,
-    seen: HashMap<[u8; 32], Place>,
+    seen: HashMap<[u8; 32], (u32, u32)>,
 }
 
 impl Bundles {
@@ -46,17 +46,18 @@ impl Bundles {
         hash: &blake3::Hash,
         sink: &dyn ChunkSink,
     ) -> Result<Place, SinkError> {
-        if let Some(place) = self.seen.get(hash.as_bytes()) {
-            return Ok(*place);
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        if let Some((bundle, offset)) = self.seen.get(hash.as_bytes()).copied() {
+            return Ok(Place { bundle, offset, length });
         }
         let offset = u32::try_from(self.open.len()).unwrap_or(u32::MAX);
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let place = Place { bundle: self.closed.len(), offset, length };
+        let bundle = u32::try_from(self.closed.len()).unwrap_or(u32::MAX);
+        let place = Place { bundle, offset, length };
         self.open.extend_from_slice(bytes);
         if self.seen.len() >= SEEN_MAX {
             self.seen.clear();
         }
-        self.seen.insert(*hash.as_bytes(), place);
+        self.seen.insert(*hash.as_bytes(), (bundle, offset));
         let ends = hash.as_bytes().first().is_some_and(|byte| byte & CLASS_MASK == 0);
         let held = self.open.len();
         if (ends && held >= BUNDLE_BYTES_MIN) || held >= BUNDLE_BYTES_MAX {
@@ -79,7 +80,7 @@ impl Bundles {
 
     /// The extent a place became; none while its bundle is open.
     pub fn extent(&self, place: Place) -> Option<ChunkExtent> {
-        let id = *self.closed.get(place.bundle)?;
+        let id = *self.closed.get(place.bundle as usize)?;
         Some(ChunkExtent::Chunk { id, offset: place.offset, length: place.length })
     }
 }

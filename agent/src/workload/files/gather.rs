@@ -1,6 +1,7 @@
 //! The walking half of a run: says in walk order what there is, taking what is unchanged
-//! from the last run and giving the rest to the readers. Never runs ahead further than a
-//! budget of bytes.
+//! from the last run and giving the rest to the readers. Goes from thread to thread by the
+//! stretch, not by the file: waking a thread costs more than reading a small file. Never runs
+//! ahead further than a budget of bytes.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,14 +19,28 @@ use crate::workload::files::read::{BUNDLED_BYTES_MAX, FileRead, FileToRead, Read
 use crate::workload::files::walk::{Step, Walker};
 
 /// What may be read and not yet laid, in bytes.
-pub const AHEAD_BYTES_MAX: usize = 16 << 20;
-/// What one file costs of it at least: an open descriptor and its place in the queues.
-const FILE_COST_BYTES: usize = 32 << 10;
-/// Entries the walk may be ahead.
-pub const AHEAD_ENTRIES_MAX: usize = 4096;
+pub const AHEAD_BYTES_MAX: usize = 8 << 20;
+/// What one file costs of it at least: an open descriptor of its directory and its place in the
+/// queues.
+const FILE_COST_BYTES: usize = 16 << 10;
+/// Stretches the walk may be ahead.
+pub const AHEAD_STRETCHES_MAX: usize = 8;
+/// A stretch ends with this many messages.
+const STRETCH_MESSAGES: usize = 512;
+/// A stretch ends with files of this many bytes to read.
+const STRETCH_BYTES: usize = 1 << 20;
 
-/// What comes of one file.
-pub type Ticket = Receiver<Result<FileRead, ReadError>>;
+/// What comes of the files of a stretch, in their order.
+pub type Ticket = Receiver<Vec<Result<FileRead, ReadError>>>;
+
+/// What the walk met one after another.
+#[derive(Debug)]
+pub struct Stretch {
+    pub messages: Vec<Message>,
+    /// The files among them that are being read.
+    pub reads: Option<Ticket>,
+    pub cost_bytes: usize,
+}
 
 /// One thing, in walk order.
 #[derive(Debug)]
@@ -38,17 +53,17 @@ pub enum Message {
     Gap(Gap),
     /// The directory last begun ends.
     Leave,
-    /// A file being read.
-    Read { name: Vec<u8>, link: Link, ticket: Ticket, cost_bytes: usize },
+    /// The next of the files being read.
+    Read { name: Vec<u8>, link: Link },
     /// An entry that needs no reading; with a signature if the cache is to keep it.
     Ready { name: Vec<u8>, node: Node, meta: Meta, signature: Option<Signature> },
 }
 
-/// A file for the readers, and where to answer.
+/// Files for the readers, and where to answer.
 #[derive(Debug)]
 pub struct Order {
-    pub file: FileToRead,
-    pub answer: Sender<Result<FileRead, ReadError>>,
+    pub files: Vec<FileToRead>,
+    pub answer: Sender<Vec<Result<FileRead, ReadError>>>,
 }
 
 /// Bytes that may be under way.
@@ -82,11 +97,20 @@ pub struct Gatherer<'run> {
     pub walker: Walker<'run>,
     pub cache: OldCache,
     pub links: Links,
-    pub messages: Sender<Message>,
+    pub stretches: Sender<Stretch>,
     pub orders: Sender<Order>,
     pub budget: &'run Budget,
     pub progress: &'run Progress,
     pub stop: &'run AtomicBool,
+    pub open: Open,
+}
+
+/// The stretch being gathered.
+#[derive(Debug, Default)]
+pub struct Open {
+    messages: Vec<Message>,
+    files: Vec<FileToRead>,
+    cost_bytes: usize,
 }
 
 /// Nobody listens any more.
@@ -101,6 +125,8 @@ impl Gatherer<'_> {
                 break;
             }
         }
+        // Fails only when nobody listens any more: there is nobody to tell then.
+        let _ = self.flush();
         count(&self.progress.excluded, self.walker.excluded());
     }
 
@@ -141,12 +167,13 @@ impl Gatherer<'_> {
         if let Link::Again { group, last } = link {
             return self.send(Message::Again { name, stat, group, last, file });
         }
-        let held = if stat.size > BUNDLED_BYTES_MAX { 0 } else { stat.size };
-        let cost_bytes = usize::try_from(held).unwrap_or(0).max(FILE_COST_BYTES);
-        self.budget.take(cost_bytes, self.stop);
-        let (answer, ticket) = bounded(1);
-        self.orders.send(Order { file, answer }).map_err(|_| Closed)?;
-        self.send(Message::Read { name, link, ticket, cost_bytes })
+        let is_long = stat.size > BUNDLED_BYTES_MAX;
+        let held = if is_long { 0 } else { stat.size };
+        self.open.cost_bytes += usize::try_from(held).unwrap_or(0).max(FILE_COST_BYTES);
+        self.open.files.push(file);
+        self.send(Message::Read { name, link })?;
+        // What is read while a long file is must not wait for it.
+        if is_long || self.open.cost_bytes >= STRETCH_BYTES { self.flush() } else { Ok(()) }
     }
 
     fn other(&mut self, name: Vec<u8>, stat: &Stat, dir: &OwnedFd) -> Result<(), Closed> {
@@ -180,8 +207,25 @@ impl Gatherer<'_> {
         self.send(Message::Ready { name, node, meta, signature: None })
     }
 
-    fn send(&self, message: Message) -> Result<(), Closed> {
-        self.messages.send(message).map_err(|_| Closed)
+    fn send(&mut self, message: Message) -> Result<(), Closed> {
+        self.open.messages.push(message);
+        if self.open.messages.len() >= STRETCH_MESSAGES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Closed> {
+        let Open { messages, files, cost_bytes } = std::mem::take(&mut self.open);
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let reads = if files.is_empty() {
+            None
+        } else {
+            self.budget.take(cost_bytes, self.stop);
+            let (answer, ticket) = bounded(1);
+            self.orders.send(Order { files, answer }).map_err(|_| Closed)?;
+            Some(ticket)
+        };
+        self.stretches.send(Stretch { messages, reads, cost_bytes }).map_err(|_| Closed)
     }
 }
 

@@ -12,7 +12,7 @@ use rustix::fs::SeekFrom;
 use rustix::io::{Errno, ReadWriteFlags};
 use strongroom_protocol::BlobKind;
 use strongroom_store::content::{ChunkExtent, FileContent, INLINE_BYTES_MAX};
-use strongroom_store::cut::{Cutter, Supply};
+use strongroom_store::cut::{CutParams, CutParamsError, Cutter, Supply};
 use strongroom_store::list::{ListBuilder, ListError};
 use strongroom_store::tree::SinkError;
 
@@ -101,10 +101,33 @@ impl From<Errno> for ReadError {
     }
 }
 
+/// What files are cut by, each by its length.
+#[derive(Clone, Copy, Debug)]
+pub struct Cutters {
+    files: Cutter,
+    blocks: Cutter,
+}
+
+impl Cutters {
+    /// Cutters by one vault's key.
+    ///
+    /// # Errors
+    /// Sizes nobody can cut to.
+    pub fn new(params: CutParams, key: (u32, u32)) -> Result<Self, CutParamsError> {
+        let files = Cutter::new(params, key)?;
+        let blocks = Cutter::new(params.of_blocks(), key)?;
+        Ok(Self { files, blocks })
+    }
+
+    const fn of(&self, bytes: u64) -> Cutter {
+        if CutParams::is_blocks(bytes) { self.blocks } else { self.files }
+    }
+}
+
 /// One thread's reader: its buffer and what it gives chunks to.
 pub struct Reader<'run> {
     sink: &'run dyn ChunkSink,
-    cutter: Cutter,
+    cutters: Cutters,
     stops: [&'run AtomicBool; 2],
     buffer: Vec<u8>,
     dontcache: ReadWriteFlags,
@@ -112,9 +135,9 @@ pub struct Reader<'run> {
 
 impl<'run> Reader<'run> {
     /// A reader that stops early once one of `stops` is set.
-    pub fn new(sink: &'run dyn ChunkSink, cutter: Cutter, stops: [&'run AtomicBool; 2]) -> Self {
+    pub fn new(sink: &'run dyn ChunkSink, cutters: Cutters, stops: [&'run AtomicBool; 2]) -> Self {
         let dontcache = ReadWriteFlags::from_bits_retain(DONTCACHE);
-        Self { sink, cutter, stops, buffer: Vec::new(), dontcache }
+        Self { sink, cutters, stops, buffer: Vec::new(), dontcache }
     }
 
     /// Reads one file.
@@ -165,8 +188,9 @@ impl<'run> Reader<'run> {
     fn long(&mut self, file: BorrowedFd<'_>, stat: &Stat) -> Result<(Body, u64), ReadError> {
         let mut layout = Layout::default();
         let mut extents = ListBuilder::new();
+        let cutter = self.cutters.of(stat.size);
         let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(self.cutter.window_bytes() + READ_BYTES, 0);
+        buffer.resize(cutter.window_bytes() + READ_BYTES, 0);
         let mut held = 0;
         let mut at = 0;
         while at < stat.size {
@@ -186,8 +210,8 @@ impl<'run> Reader<'run> {
                 held += got;
                 at += got as u64;
                 let used = self.emit(
-                    buffer.get(..held).unwrap_or_default(),
-                    Supply::Continues,
+                    &cutter,
+                    (buffer.get(..held).unwrap_or_default(), Supply::Continues),
                     &mut layout,
                     &mut extents,
                 )?;
@@ -195,22 +219,22 @@ impl<'run> Reader<'run> {
                 held -= used;
                 if got < wanted {
                     // It became shorter: what there was is the content, and it has changed.
-                    return self.ended(buffer, held, layout, extents);
+                    return self.ended(&cutter, (buffer, held), layout, extents);
                 }
             }
         }
-        self.ended(buffer, held, layout, extents)
+        self.ended(&cutter, (buffer, held), layout, extents)
     }
 
     fn ended(
         &mut self,
-        buffer: Vec<u8>,
-        held: usize,
+        cutter: &Cutter,
+        (buffer, held): (Vec<u8>, usize),
         mut layout: Layout,
         mut extents: ListBuilder,
     ) -> Result<(Body, u64), ReadError> {
         let rest = buffer.get(..held).unwrap_or_default();
-        self.emit(rest, Supply::Ended, &mut layout, &mut extents)?;
+        self.emit(cutter, (rest, Supply::Ended), &mut layout, &mut extents)?;
         self.buffer = buffer;
         layout.flush_hole(&mut extents, self.sink)?;
         let size = extents.size();
@@ -221,14 +245,14 @@ impl<'run> Reader<'run> {
     /// Puts every chunk that can be cut off the head of `data`; how many bytes those are.
     fn emit(
         &self,
-        data: &[u8],
-        supply: Supply,
+        cutter: &Cutter,
+        (data, supply): (&[u8], Supply),
         layout: &mut Layout,
         extents: &mut ListBuilder,
     ) -> Result<usize, ReadError> {
         let mut used = 0;
         while let Some(rest) = data.get(used..).filter(|rest| !rest.is_empty()) {
-            let Some(cut) = self.cutter.next_cut(rest, supply) else { break };
+            let Some(cut) = cutter.next_cut(rest, supply) else { break };
             let chunk = rest.get(..cut).unwrap_or_default();
             let id = self.sink.put(BlobKind::Data, Vec::new(), chunk.to_vec())?;
             let mut offset = 0;
