@@ -10,13 +10,15 @@ mod report;
 mod sweep;
 mod tally;
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use strongroom_protocol::id::PackId;
+use strongroom_protocol::id::{ChunkId, PackId};
 
 use super::{Inner, Repo};
 use crate::index::Sentence;
+use crate::pack::read_footer;
 use mark::Marker;
 use plan::Decision;
 use tally::Tally;
@@ -65,7 +67,9 @@ impl Repo {
             Err(error) => return Err(error),
         }
         let tally = marker.tally()?;
-        Ok(plan::decide(&tally, limits, self.free_bytes()).into_plan(&tally, self.open_sessions()))
+        let mut decision = plan::decide(&tally, limits, self.free_bytes());
+        inner.keep_whole_copies(&marker, &mut decision)?;
+        Ok(decision.into_plan(&tally, self.open_sessions()))
     }
 
     /// Collects: `watch` is told how far it is. What was removed and why is in the report; an
@@ -103,7 +107,8 @@ impl Inner {
     ) -> Result<(), CollectError> {
         marker.mark_points(watch)?;
         let tally = marker.tally()?;
-        let decision = plan::decide(&tally, limits, self.disk.free_bytes());
+        let mut decision = plan::decide(&tally, limits, self.disk.free_bytes());
+        self.keep_whole_copies(marker, &mut decision)?;
         report.begin(&tally, marker.memory_bytes());
         for pack in &decision.rescue {
             self.index.rescue(pack);
@@ -120,6 +125,31 @@ impl Inner {
         let copied = self.only_copied(&copied)?;
         self.sweep(marker, &copied, Removal::Repacked, watch, report)?;
         report.waiting = self.index.condemned_len();
+        Ok(())
+    }
+
+    /// Nothing is done to a pack that holds what is needed and lies in a hurt pack as far as the
+    /// index knows: it remembers one place of a blob, and this may be the whole one.
+    fn keep_whole_copies(
+        &self,
+        marker: &Marker<'_>,
+        decision: &mut Decision,
+    ) -> Result<(), CollectError> {
+        let hurt: Vec<PackId> = self.hurt_packs().into_iter().collect();
+        if hurt.is_empty() {
+            return Ok(());
+        }
+        let needed: HashSet<ChunkId> = marker.live_in(&hurt)?.iter().map(|live| live.id).collect();
+        let is_no_copy = |pack: &PackId| {
+            let footer = self.reader(*pack).map(|file| read_footer(&*file, self.config.repo));
+            needed.is_empty()
+                || hurt.contains(pack)
+                || matches!(footer, Ok(Ok((_, entries)))
+                    if !entries.iter().any(|entry| needed.contains(&entry.id)))
+        };
+        for packs in [&mut decision.remove, &mut decision.condemn, &mut decision.repack] {
+            packs.retain(is_no_copy);
+        }
         Ok(())
     }
 
