@@ -191,10 +191,8 @@ impl TwoSites {
 
     /// Writes how a node scrubs into its settings; it reads them when it starts.
     pub fn set_scrub(&self, node: &str, scrub: ScrubSettings) -> anyhow::Result<()> {
-        let mut settings = Home::open(&self.home(node))?.settings().clone();
-        settings.scrub = scrub;
-        Home::create(&self.home(node), settings)?;
-        Ok(())
+        let settings = Home::open(&self.home(node))?.settings().clone();
+        Ok(Home::create(&self.home(node), Settings { scrub, ..settings }).map(drop)?)
     }
 
     /// Starts the coordinator.

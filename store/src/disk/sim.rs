@@ -67,7 +67,6 @@ struct State {
     locks: HashSet<String>,
     capacity: Option<u64>,
     base: image::Image,
-    /// What the medium holds, where that is not what memory says.
     cold: BTreeMap<Inode, Vec<u8>>,
     unreadable: BTreeSet<Inode>,
 }
