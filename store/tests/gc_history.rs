@@ -34,10 +34,11 @@ enum Deed {
 
 fn deeds() -> impl Strategy<Value = Vec<Deed>> {
     let number = 1..8_u8;
+    let percent = prop_oneof![Just(0_u8), Just(70), Just(100)];
     let deed = prop_oneof![
         2 => (0..SESSIONS).prop_map(Deed::Begin),
         1 => Just(Deed::Checkpoint),
-        6 => prop_oneof![Just(0_u8), Just(70), Just(100)].prop_map(|percent| Deed::Collect { percent }),
+        6 => percent.prop_map(|percent| Deed::Collect { percent }),
         1 => any::<u64>().prop_map(Deed::Crash),
         2 => (0..SESSIONS).prop_map(Deed::End),
         4 => (0..SESSIONS, number.clone()).prop_map(|(slot, n)| Deed::Finish(slot, n)),
@@ -143,7 +144,11 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn what_the_model_has_is_there(deeds in deeds()) {

@@ -105,9 +105,7 @@ fn writers_never_notice_that_others_remove_and_collect() {
         [&shared.collections, &shared.removed_packs, &shared.rescued_packs]
             .map(|count| count.load(Ordering::SeqCst));
     let waiting = shared.waiting_packs.load(Ordering::SeqCst);
-    println!(
-        "{collections} collections, {removed} packs removed, {rescued} rescued, {waiting} waited for"
-    );
+    println!("{collections} collections, {removed} removed, {rescued} rescued, {waiting} waited");
     assert!(removed > 20, "{removed} packs removed: the test proved too little");
     let Shared { repo, points, .. } = shared;
     let points = points.into_inner().unwrap();

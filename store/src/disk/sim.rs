@@ -172,9 +172,8 @@ impl State {
 
     /// Bytes left, where there is an end to them.
     fn room(&self) -> Option<u64> {
-        let lengths = self.names.values().filter_map(|inode| self.files.get(inode));
-        let used: usize = lengths.map(Vec::len).sum();
-        self.capacity.map(|capacity| capacity.saturating_sub(used as u64))
+        let len = |inode| self.files.get(inode).map_or(0, |file| file.len() as u64);
+        Some(self.capacity?.saturating_sub(self.names.values().map(len).sum()))
     }
 
     fn require_dir(&self, action: &'static str, path: &str) -> DiskResult<()> {
