@@ -92,10 +92,8 @@ fn free() -> anyhow::Result<SocketAddr> {
 
 /// The socket of a node that has stopped goes a moment after it, later on a busy machine.
 fn await_free(at: SocketAddr) {
-    let until = Instant::now() + Duration::from_secs(10);
-    while UdpSocket::bind(at).is_err() && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let pause = Duration::from_millis(20);
+    (0..500).take_while(|_| UdpSocket::bind(at).is_err()).for_each(|_| std::thread::sleep(pause));
 }
 
 impl TwoSites {
