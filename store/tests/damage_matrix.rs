@@ -15,7 +15,7 @@ use common::{
 };
 use scrub_kit::{DAY, at, pack_of, round};
 use strongroom_protocol::id::PackId;
-use strongroom_store::disk::sim::{Crash, SimDisk};
+use strongroom_store::disk::sim::{Crash, Damage, SimDisk};
 use strongroom_store::disk::{Disk, read_all};
 use strongroom_store::repo::{Begun, CollectLimits, Depth, Repo, RepoError, Subject};
 
@@ -108,7 +108,9 @@ fn neighbour(disk: &SimDisk, path: &str) -> Option<String> {
 
 /// Hurts the file for good; gives every file that is not as it was, none if it cannot be done.
 fn hurt(disk: &SimDisk, path: &str, act: Act) -> Option<Vec<String>> {
-    let put = |path: &str, new: Vec<u8>| drop(disk.rot(path, |bytes| bytes.clone_from(&new)));
+    let put = |path: &str, new: Vec<u8>| {
+        assert_eq!(disk.rot(path, |bytes| bytes.clone_from(&new)), Damage::Done);
+    };
     let old = bytes(disk, path);
     match act {
         Act::Cut(part) => put(path, old.get(..old.len() * part / 100)?.to_vec()),
