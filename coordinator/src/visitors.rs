@@ -204,10 +204,8 @@ impl Reception {
         let outcome = committing.unwrap_or_else(|_| {
             Err(Uncommitted::of(Refusal::new(RefusalKind::Internal, "a worker died")))
         });
-        let told = match &outcome {
-            Ok(committed) => Ok(committed.gaps),
-            Err(uncommitted) => Err(uncommitted.refusal.clone()),
-        };
+        let told = outcome.as_ref().map(|committed| committed.gaps);
+        let told = told.map_err(|uncommitted| uncommitted.refusal.clone());
         self.foreman.tell(News::Committed { job, generation, outcome: told }).await;
         match outcome {
             Ok(Committed { whose: Whose::ThisAttempt, .. }) => {

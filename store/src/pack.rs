@@ -269,7 +269,7 @@ mod tests {
     fn sample() -> (Vec<u8>, PackId, Vec<PackEntry>) {
         let key = VaultKey::from_bytes([1; 32]);
         let mut compressor = Compressor::new().unwrap();
-        let (mut builder, header) = PackBuilder::begin(REPO, PackClass::Data, 7);
+        let (mut builder, header) = PackBuilder::begin(REPO, PackClass::Data, 1);
         let mut bytes = header.to_vec();
         for n in 0..5u8 {
             let plain = vec![n; 100 + usize::from(n)];
@@ -295,7 +295,7 @@ mod tests {
         let (bytes, id, entries) = sample();
         let file = file(&bytes);
         assert_eq!(hash_file(&*file).unwrap(), id);
-        assert_eq!(read_epoch(&*file, REPO).unwrap(), 7);
+        assert_eq!(read_epoch(&*file, REPO).unwrap(), 1);
         assert_eq!(read_footer(&*file, REPO).unwrap(), (PackClass::Data, entries.clone()));
         assert_eq!(scan_forward(&*file, REPO).unwrap(), (PackClass::Data, entries));
         assert!(read_footer(&*file, RepoId::from_bytes([0; 16])).is_err());

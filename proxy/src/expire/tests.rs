@@ -60,6 +60,7 @@ fn a_stolen_coordinator_that_orders_everything_away_gets_what_the_floor_allows()
     let mut keeper = stage.keeper();
     let points = stage.receive(&keeper, 1..11);
     keeper.proven(points[5]);
+    let mut alarms = Vec::new();
     // It claims newer points, so that the old ones seem old.
     for hour in 0..24 * 14_i64 {
         if hour == 24 {
@@ -77,14 +78,14 @@ fn a_stolen_coordinator_that_orders_everything_away_gets_what_the_floor_allows()
             assert_eq!(stage.here(), before, "within the minimum age");
         }
         assert!(before - stage.here() <= 2);
+        alarms.extend(keeper.alarm());
     }
     let mut left: Vec<PointId> =
         stage.repo.points().unwrap().into_iter().map(|(_, point)| point).collect();
     left.sort();
     assert!(left.contains(&points[5]), "the newest that was proven here");
     assert!(left.len() >= 4, "{left:?}");
-    let alarm = keeper.alarm().unwrap();
-    assert!(alarm.contains("more than 2 points"), "{alarm}");
+    assert!(alarms.iter().any(|alarm| alarm.contains("more than 2 points")), "{alarms:?}");
     let text = std::fs::read_to_string(stage.dir.path().join(JOURNAL_FILE)).unwrap();
     assert!(text.lines().filter(|line| line.contains("\"order\"")).count() >= 24 * 14);
 }
