@@ -94,7 +94,10 @@ impl Tool for Ours<'_> {
             let stored = latest["stored_bytes"].as_u64().context("no stored bytes")?;
             note = format!("{note}, stored {}", mib(stored));
         }
-        let stored_bytes = bytes_below(&self.sites.repo(Role::Coordinator))?;
+        let repo = self.sites.repo(Role::Coordinator);
+        // Room kept free for a full disk is nothing that was stored.
+        let reserve = std::fs::metadata(repo.join("reserve")).map_or(0, |meta| meta.len());
+        let stored_bytes = bytes_below(&repo)? - reserve;
         Ok(Some(Figures { cost, stored_bytes, note }))
     }
 }
