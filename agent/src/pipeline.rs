@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use strongroom_node::crew::crew;
@@ -30,6 +31,9 @@ const BATCH_IDS: usize = 1024;
 const OUTGOING: usize = 64;
 /// Ids of this run remembered so that nothing is asked twice: what fills a table of 2 MiB.
 const SEEN_IDS_MAX: usize = 57_000;
+
+/// How long an answer is waited for once the coordinator hears no more.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the pipeline stopped.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -291,9 +295,25 @@ fn pack(item: Item) -> Packing {
     })
 }
 
+/// Sends until the stream breaks. One that the coordinator no longer hears has its answer on the
+/// way: what is still queued is let go, so that the answer is read, and is what is reported.
 async fn send(
-    mut sender: Sender,
+    sender: Sender,
     mut outgoing: mpsc::Receiver<Outgoing>,
+    counters: &Counters,
+) -> Result<(), PipelineError> {
+    let sent = send_all(sender, &mut outgoing, counters).await;
+    if matches!(sent, Err(PipelineError::Link(LinkError::Stopped { .. }))) {
+        let let_go = async { while outgoing.recv().await.is_some() {} };
+        // The link may be lost as well: then no answer comes.
+        let _ = tokio::time::timeout(ANSWER_PATIENCE, let_go).await;
+    }
+    sent
+}
+
+async fn send_all(
+    mut sender: Sender,
+    outgoing: &mut mpsc::Receiver<Outgoing>,
     counters: &Counters,
 ) -> Result<(), PipelineError> {
     while let Some(next) = outgoing.recv().await {

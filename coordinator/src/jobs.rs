@@ -96,6 +96,12 @@ impl Jobs {
     /// Looks at every job that waits.
     pub(crate) fn tick(&mut self, now: Timestamp) {
         self.take_deferred();
+        // A stream that could not be put on record is let in once it can be.
+        let early: Vec<JobId> =
+            self.live.iter().filter(|(_, live)| live.early.is_some()).map(|(id, _)| *id).collect();
+        for job in early {
+            self.admit_early(job);
+        }
         let due: Vec<JobId> = self
             .live
             .values()

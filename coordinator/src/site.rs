@@ -162,12 +162,13 @@ impl Site {
         }
     }
 
-    /// A copy task begins; the oldest are forgotten.
+    /// A copy task begins; the oldest of those that ended are forgotten.
     pub(crate) fn note_task(&self, task: CopyTask) {
         let mut tasks = self.copy_tasks();
         tasks.push(task);
-        if tasks.len() > TASKS_KEPT {
-            tasks.remove(0);
+        let ended = tasks.iter().position(|task| task.ended.is_some());
+        if let Some(ended) = ended.filter(|_| tasks.len() > TASKS_KEPT) {
+            tasks.remove(ended);
         }
     }
 

@@ -100,6 +100,10 @@ impl Reading<'_> {
         if let FileContent::Inline(bytes) = content {
             covered = bytes.len() as u64;
         }
+        // Files without extents fill it by their names alone.
+        if self.window.is_full() {
+            self.read_window();
+        }
         self.window.begin_file(path);
         for placed in self.tree.extents(content) {
             let placed = placed.map_err(|error| Chain(&error).to_string())?;

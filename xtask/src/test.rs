@@ -16,6 +16,12 @@ pub(crate) fn run() -> Result<()> {
     parts.part("tests", || {
         must(&mut cargo(&["test", "--locked", "--workspace", "--quiet", "--no-fail-fast"]))
     })?;
+    parts.part("schedules", || {
+        // The store over a scheduler that chooses who goes on, for the races of collections.
+        let words = "test --locked --workspace --quiet --features strongroom-store/shuttle";
+        let words: Vec<&str> = words.split(' ').chain(["--test", "gc_shuttle"]).collect();
+        must(&mut cargo(&words))
+    })?;
     parts.part("fuzz slice", fuzz::slice)?;
     parts.part("kill slice", kill::slice)?;
     parts.part("bench slice", bench::slice)?;

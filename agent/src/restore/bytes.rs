@@ -12,6 +12,9 @@ use rustix::io::{Errno, ReadWriteFlags};
 /// Files from this size on pass the page cache by: shorter ones end with a page that is shared
 /// with nothing anyhow, and each write of them would start an input of its own.
 const UNCACHED_BYTES_MIN: u64 = 256 << 10;
+/// Shorter writes go through the page cache all the same: each that does not is an output of its
+/// own, and a finely cut image of 4 GiB took 12.8 s by those and 7.3 s without.
+const UNCACHED_WRITE_BYTES_MIN: usize = 128 << 10;
 /// `RWF_DONTCACHE`, since Linux 6.14: the pages are let go of once they are written or read.
 const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 /// What is compared and written at once where a file differs.
@@ -107,7 +110,8 @@ pub(crate) fn write_at(
     let mut done = 0;
     while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
         let from = at + done as u64;
-        let written = match file_bytes >= UNCACHED_BYTES_MIN && uncached.is_had() {
+        let is_long = file_bytes >= UNCACHED_BYTES_MIN && rest.len() >= UNCACHED_WRITE_BYTES_MIN;
+        let written = match is_long && uncached.is_had() {
             true => rustix::io::pwritev2(file, &[io::IoSlice::new(rest)], from, DONT_CACHE),
             false => rustix::io::pwrite(file, rest, from),
         };

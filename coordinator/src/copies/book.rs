@@ -21,6 +21,7 @@ impl Copies {
         again: Again,
     ) {
         let now = self.site.now();
+        self.busy.retain(|_, busy| *busy != job);
         let mut tasks = self.site.copy_tasks();
         let Some(task) = tasks.iter_mut().find(|task| task.job == job && task.ended.is_none())
         else {
@@ -30,7 +31,6 @@ impl Copies {
         task.outcome = Some(outcome.clone());
         let task = task.clone();
         drop(tasks);
-        self.busy.retain(|_, busy| *busy != job);
         let lost = self.lost.remove(&job).unwrap_or_default();
         for point in &task.points {
             let why = lost.iter().find(|(of, _)| of == point).map(|(_, why)| why.as_str());

@@ -165,7 +165,8 @@ impl Jobs {
         self.admit_early(job);
     }
 
-    fn admit_early(&mut self, job: JobId) {
+    /// Lets a stream in that came before its job was ready, or could not be put on record.
+    pub(super) fn admit_early(&mut self, job: JobId) {
         let ready = self.live.get(&job).is_some_and(|live| {
             live.early.is_some() && live.job.next_once_ready() == Next::Run(Step::Stream)
         });

@@ -36,13 +36,9 @@ impl<'p> Gathering<'p> {
     }
 
     /// One of those that will not come any more.
-    fn lost(&self) -> Option<Gathered> {
-        let id = {
-            let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-            let id = left.iter().next().copied()?;
-            left.remove(&id);
-            id
-        };
+    fn lost(&self, left: &mut HashSet<ChunkId>) -> Option<Gathered> {
+        let id = left.iter().next().copied()?;
+        left.remove(&id);
         let kind = BlobKind::Data;
         let lost = match self.refusal.clone() {
             None => lost_link(kind, id),
@@ -54,8 +50,14 @@ impl<'p> Gathering<'p> {
 
 impl Gather for Gathering<'_> {
     fn next(&self) -> Option<Gathered> {
-        let Ok(Arrival { id, answer, room }) = self.arrivals.recv() else { return self.lost() };
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        // Taken and crossed off in one turn: whoever finds that nothing more comes must not find
+        // what another has just taken among what did not come.
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(Arrival { id, answer, room }) = self.arrivals.recv() else {
+            return self.lost(&mut left);
+        };
+        left.remove(&id);
+        drop(left);
         let chunk = believe(self.keys, BlobKind::Data, id, Some(answer));
         drop(room);
         Some((id, chunk.map(|blob| blob.plain)))

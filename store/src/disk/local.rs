@@ -33,8 +33,7 @@ impl LocalDisk {
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
-    let path = path.display().to_string();
-    move |source| DiskError { action, path, source }
+    move |source| DiskError { action, path: path.display().to_string(), source }
 }
 
 struct LocalAppend {

@@ -92,6 +92,14 @@ impl<'a> Marker<'a> {
         self.touched.as_ref().is_some_and(|touched| touched.contains(pack))
     }
 
+    /// These were removed: whatever is needed of them from now on lies elsewhere.
+    pub(super) fn removed(&mut self, packs: &[PackId]) {
+        let packs: HashSet<PackId> = packs.iter().copied().collect();
+        for (marks, source) in self.marks.iter_mut().zip(&self.snapshot.sources) {
+            marks.gone(source, &packs);
+        }
+    }
+
     /// Marks what the points need that were not walked yet.
     pub(super) fn mark_points(&mut self, watch: Watch<'_>) -> Result<(), CollectError> {
         for (workload, point) in self.points()? {

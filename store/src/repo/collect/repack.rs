@@ -38,10 +38,17 @@ impl Inner {
         // A pack is of one key epoch: those of one follow one another, so that few are closed
         // early.
         let of_one_pack = live.chunk_by(|one, next| one.place.pack == next.place.pack);
-        let mut by_epoch: Vec<(u32, &[Live])> = of_one_pack
-            .filter_map(|records| records.first().map(|live| (live.place.pack, records)))
-            .map(|(pack, records)| (self.pack_epoch(pack).unwrap_or_default(), records))
-            .collect();
+        let mut by_epoch: Vec<(u32, &[Live])> = Vec::new();
+        for records in of_one_pack {
+            let Some(pack) = records.first().map(|live| live.place.pack) else { continue };
+            match self.pack_epoch(pack) {
+                Ok(epoch) => by_epoch.push((epoch, records)),
+                Err(error) => {
+                    tracing::warn!(%pack, %error, "a pack of no known key epoch is not repacked");
+                    report.damaged.push(pack);
+                }
+            }
+        }
         by_epoch.sort_by_key(|(epoch, _)| *epoch);
         for (epoch, records) in by_epoch {
             if watch(Collect::Repacking { bytes: report.copied_bytes }) == ControlFlow::Break(()) {
@@ -87,7 +94,7 @@ impl Inner {
         for Live { place, id } in records {
             let bytes = self.record_at(place)?;
             let head = RecordHead::parse(&bytes);
-            if head.is_ok_and(|head| head.id != *id || head.record_len() != bytes.len()) {
+            if !head.is_ok_and(|head| head.id == *id && head.record_len() == bytes.len()) {
                 return Ok(false);
             }
             let len = bytes.len() as u64;

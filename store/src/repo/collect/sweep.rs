@@ -52,6 +52,7 @@ impl Inner {
                 return Ok(());
             }
             self.remove(batch, removal, report)?;
+            marker.removed(batch);
         }
         Ok(())
     }

@@ -39,6 +39,15 @@ impl Marks {
         self.stands.get(row.pack as usize).copied().unwrap_or(Stand::Gone)
     }
 
+    /// Packs that this collection has removed: what lies in them is marked elsewhere from now on.
+    pub(super) fn gone(&mut self, source: &Source, packs: &HashSet<PackId>) {
+        for (stand, pack) in self.stands.iter_mut().zip(source.packs()) {
+            if packs.contains(pack) {
+                *stand = Stand::Gone;
+            }
+        }
+    }
+
     pub(super) fn is_set(&self, rank: u64) -> bool {
         let word = self.bits.get(usize::try_from(rank / 64).unwrap_or(usize::MAX));
         word.is_some_and(|word| word & (1 << (rank % 64)) != 0)
