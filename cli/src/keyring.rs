@@ -83,6 +83,9 @@ pub(crate) struct Known {
 pub(crate) struct Rotated {
     pub(crate) epoch: u32,
     pub(crate) recovery: RecoveryKey,
+    /// Whether `vault.key` holds the new epoch too. The recovery key is in force either way, and
+    /// known nowhere else: it has to be shown first.
+    pub(crate) written: Result<(), KeyringError>,
 }
 
 /// The keys in one home.
@@ -211,8 +214,8 @@ impl Keyring {
             vault::unwrap(&new, &Opener::Passphrase(passphrase.clone()))?;
             Ok::<_, KeyringError>((new, key))
         })?;
-        self.write_vault_key(&key)?;
-        Ok(Rotated { epoch: key.epoch(), recovery })
+        let written = self.write_vault_key(&key);
+        Ok(Rotated { epoch: key.epoch(), recovery, written })
     }
 
     /// Takes over the wrapped keys in `from`, which another node of the vault has, or those that

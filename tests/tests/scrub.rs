@@ -256,9 +256,8 @@ async fn a_cartridge_that_is_gone_costs_its_copy_which_is_made_again_on_another(
     let settings = ScrubSettings { proof_seconds: 2, ..ScrubSettings::default() };
     let (lab, _, _) = protected(settings).await;
     let library = lab.sites.home("proxy").join("library");
-    let tapes = files_below(&library).unwrap().into_iter();
-    let tape =
-        tapes.filter(|path| path.extension().is_some_and(|ext| ext == "tape")).next().unwrap();
+    let mut tapes = files_below(&library).unwrap().into_iter();
+    let tape = tapes.find(|path| path.extension().is_some_and(|ext| ext == "tape")).unwrap();
     std::fs::remove_file(&tape).unwrap();
     lab.audited("copy.lost", "tape").await.unwrap();
     lab.sites

@@ -44,15 +44,13 @@ impl Thief {
             let work = Work::Expire { copy, points, order };
             let (job, generation) = (JobId::from_bytes([number; 16]), Generation(1));
             visit.sender.send(&ToNode::Assign { job, generation, work }).await?;
-            loop {
-                match visit.receiver.expect::<FromNode>().await?.0 {
-                    FromNode::Expired { answers, .. } => {
-                        self.answers.send(answers).await.unwrap();
-                        break;
-                    }
-                    _ => {}
+            let answers = loop {
+                let said = visit.receiver.expect::<FromNode>().await?.0;
+                if let FromNode::Expired { answers, .. } = said {
+                    break answers;
                 }
-            }
+            };
+            self.answers.send(answers).await.unwrap();
             number %= 200;
         }
         Ok(())

@@ -16,7 +16,9 @@ use round::{Campaign, Kill, Phase};
 /// At most so much is sent again for one kill.
 const AGAIN_BYTES_MAX: u64 = 64 << 20;
 /// The slice `cargo xtask test` runs.
-const SLICE_BYTES: u64 = 64 << 20;
+const SLICE_BYTES: u64 = 256 << 20;
+/// New bytes of each later protect of the slice: some of it lasts long enough to be hit.
+const SLICE_PART_BYTES: u64 = 128 << 20;
 const SLICE_KILLS: usize = 2;
 
 /// What the campaign may be told.
@@ -64,7 +66,7 @@ pub(crate) fn slice() -> Result<()> {
         role: Vec::new(),
         kills: SLICE_KILLS,
         bytes: SLICE_BYTES,
-        part: None,
+        part: Some(SLICE_PART_BYTES),
         dir: None,
         exe: None,
         seed: 1,

@@ -209,7 +209,10 @@ fn rotate(place: &Place, new: Option<&Path>, alone: Alone, out: &Output) -> Resu
             *sheet(&rotated.recovery)
         )
     })?;
-    Ok(())
+    rotated.written.map_err(|error| {
+        let hint = "keep the recovery key above, it is in force; then run `strongroom keys adopt`";
+        Failure::from(error).hint(hint)
+    })
 }
 
 fn adopt(place: &Place, from: Option<&Path>, out: &Output) -> Result<(), Failure> {

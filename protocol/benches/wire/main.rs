@@ -289,7 +289,7 @@ fn raw(case: Case, sending: &Runtime, receiving: &Runtime, pieces: usize) -> Too
     let crypto = QuicClientConfig::try_from(client_tls).unwrap();
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(transport(case));
-    let accepting = server.clone();
+    let accepting = server;
     let accepted = receiving.spawn(async move { accepting.accept().await.unwrap().await.unwrap() });
     let dialled = sending.block_on(async {
         client.connect_with(config, address, "strongroom.invalid").unwrap().await.unwrap()

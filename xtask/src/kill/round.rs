@@ -15,7 +15,7 @@ use crate::sites::{Role, Sites, Way, copy_of};
 /// Every so many points one is restored from both sites at once, not only at the end.
 const RESTORE_EVERY: usize = 5;
 /// A moment after the end kills nobody at work: the round is done again so often at most.
-const TRIES: usize = 10;
+const TRIES: usize = 30;
 /// Of the time an undisturbed run takes, moments are chosen from this much.
 const MOMENT_PERCENT: u64 = 90;
 
