@@ -72,3 +72,30 @@ impl Gather for Nothing {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use strongroom_protocol::opening::RefusalKind;
+    use strongroom_store::keys::VaultKey;
+
+    use super::*;
+
+    #[test]
+    fn the_last_answer_is_not_taken_for_lost_while_somebody_takes_it() {
+        let keys = VaultKey::from_bytes([1; 32]).agent_keys();
+        let id = ChunkId([7; 32]);
+        for round in 0..2000 {
+            let (arrived, arrivals) = crossbeam_channel::unbounded();
+            let left = Mutex::new(HashSet::from([id]));
+            let gathering = Gathering { keys: &keys, arrivals, left, refusal: None };
+            let told = std::thread::scope(|scope| {
+                let takers: Vec<_> = (0..3).map(|_| scope.spawn(|| gathering.next())).collect();
+                let answer = Err(Refusal::new(RefusalKind::Damaged, "an answer all the same"));
+                arrived.send(Arrival { id, answer, room: None }).unwrap();
+                drop(arrived);
+                takers.into_iter().filter_map(|taker| taker.join().unwrap()).count()
+            });
+            assert_eq!(told, 1, "round {round}: one chunk, told so often");
+        }
+    }
+}
