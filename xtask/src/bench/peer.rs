@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use super::measure::{Cost, bytes_below, run};
 use super::{Figures, Place, Step, Tool};
 
-/// Where `--tools-dir` may have what no package brings: `DIR/NAME/bin/NAME`.
+/// Nothing is kept secret by it: what is made is removed behind the measurement.
 const PASSPHRASE: &str = "bench";
 
 /// A program that protects trees.
@@ -40,7 +40,7 @@ impl Peer {
         }
     }
 
-    /// The program, if it is here.
+    /// The program, if it is here: `TOOLS/NAME/bin/NAME` where no package brings it, else by PATH.
     pub(crate) fn find(self, tools: Option<&Path>) -> Option<PathBuf> {
         let name = self.as_str();
         let own = tools.map(|dir| dir.join(name).join("bin").join(name));
