@@ -16,7 +16,6 @@ mod expire;
 mod foreman;
 mod ingest;
 mod jobs;
-mod packs;
 mod run;
 mod scrub;
 mod sessions;
