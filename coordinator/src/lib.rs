@@ -8,6 +8,7 @@ pub mod policy;
 pub mod retention;
 pub mod schedule;
 
+mod ability;
 mod admin;
 mod assign;
 mod commit;
