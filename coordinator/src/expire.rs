@@ -220,7 +220,7 @@ fn strike(site: &Site, doomed: &Doomed, by: &str, how: &str) -> Result<(), Expir
     let detail = format!("{how}: {}", because(&doomed.row));
     site.try_record(by, "expire", &subject(doomed), &detail)?;
     site.catalog.record_copy(point, &copy, &CopyEvent::Expired, site.now())?;
-    tracing::info!(%point, %copy, workload = %doomed.workload, how, "a copy is on the books no more");
+    tracing::info!(%point, %copy, workload = %doomed.workload, how, "a copy left the books");
     Ok(())
 }
 

@@ -151,6 +151,8 @@ async fn a_reader_is_told_when_the_thread_that_reads_for_it_dies() {
         compressor.pack(&KEY.agent_keys(), BlobKind::Data, Vec::new(), b"content", 1).unwrap();
     repo.insert(seal(&KEY, REPO, &parcel).unwrap(), &[]).unwrap();
     repo.barrier().unwrap();
+    // Closed when the disk is well again.
+    let kept = repo.clone();
     let (reader, node, _endpoints) = connected().await;
     let serving = tokio::spawn(async move {
         let (sender, receiver) = node.accept().await.unwrap();
@@ -175,4 +177,6 @@ async fn a_reader_is_told_when_the_thread_that_reads_for_it_dies() {
     tokio::time::timeout(Duration::from_secs(30), talk).await.unwrap();
     let served = tokio::time::timeout(Duration::from_secs(30), serving).await.unwrap().unwrap();
     assert!(served.unwrap_err().to_string().contains("broke off"));
+    is_bad.store(false, Ordering::Relaxed);
+    drop(kept);
 }

@@ -170,7 +170,8 @@ impl Catalog {
         self.change("forget old jobs", |db| {
             Ok(db.execute(
                 "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs \
-                 WHERE live = 0 AND created < ?1 AND ended < ?1 AND created < (SELECT max(created) FROM jobs o \
+                 WHERE live = 0 AND created < ?1 AND ended < ?1 AND created < \
+                 (SELECT max(created) FROM jobs o \
                  WHERE o.workload = jobs.workload AND o.saga = jobs.saga) \
                  ORDER BY created LIMIT ?2)",
                 params![ended_before.0, most],
