@@ -199,6 +199,7 @@ impl Index {
                 Ok(())
             }
             Err(problem) => {
+                Arc::make_mut(&mut self.state_mut().standing).set_hurt(pack);
                 if let Ok((_, entries)) = scan_forward(&*file, self.repo) {
                     self.state_mut().publish(pack, class, &entries, Doubt::Doubted);
                 }
@@ -275,11 +276,21 @@ impl Index {
         state.doubt_lifted();
     }
 
-    /// A pack that was in place is not to be counted on.
-    pub(crate) fn note_loss(&self) {
+    /// A pack that was in place is not to be counted on: what lies in no other is absent for
+    /// sessions.
+    pub(crate) fn note_hurt(&self, pack: PackId) {
         let mut state = self.state_mut();
         self.losses.fetch_add(1, Ordering::SeqCst);
+        Arc::make_mut(&mut state.standing).set_hurt(pack);
         state.doubt_all();
+    }
+
+    /// A hurt pack is whole, was replaced, or is gone.
+    pub(crate) fn note_whole(&self, pack: &PackId) {
+        let mut state = self.state_mut();
+        if state.standing.is_hurt(pack) {
+            Arc::make_mut(&mut state.standing).set_whole(pack);
+        }
     }
 
     /// Whether the closure of a metadata blob still has to be proven.

@@ -7,7 +7,7 @@ mod scrub_kit;
 
 use std::ops::ControlFlow;
 
-use common::{WORKLOAD, check_point, manifest, point_id, protect, tree};
+use common::{WORKLOAD, check_point, insert, manifest, point_id, protect, send, tree};
 use scrub_kit::{DAY, Source, TERMS, at, check, pack_of, pack_paths, prepared, reopened, round};
 use strongroom_protocol::id::PackId;
 use strongroom_store::disk::Disk;
@@ -176,4 +176,44 @@ fn ages_that_could_not_be_written_are_written_later() {
     repo.scrub_save().unwrap();
     drop(repo);
     assert!(reopened(&disk).scrub_due(TERMS, at(DAY)).unwrap().is_empty());
+}
+
+#[test]
+fn what_lies_in_a_hurt_pack_is_sent_again_and_comes_to_lie_in_a_whole_one() {
+    for class in ["packs/d/", "packs/m/"] {
+        let disk = prepared();
+        let repo = reopened(&disk);
+        let session = repo.session();
+        assert_eq!(session.has(&[tree(1).id()]).unwrap(), [true]);
+        let hurt: Vec<String> =
+            pack_paths(&disk).into_iter().filter(|path| path.starts_with(class)).collect();
+        for path in &hurt {
+            disk.damage(path, |bytes| bytes[70] ^= 1);
+        }
+        assert_eq!(round(&repo, at(0)).len(), hurt.len());
+        assert_eq!(session.has(&[tree(1).id()]).unwrap(), [false], "counted on, in {class}");
+        let point = point_id(9);
+        let refused =
+            session.commit_point(WORKLOAD, point, &manifest(point, &[tree(1).reference()]));
+        assert!(matches!(refused, Err(RepoError::Incomplete(_))), "{refused:?}");
+        assert!(!session.hurt_points().unwrap().is_empty());
+
+        for number in [1, 2] {
+            send(&session, &tree(number)).unwrap();
+        }
+        session.commit_point(WORKLOAD, point, &manifest(point, &[tree(1).reference()])).unwrap();
+        assert_eq!(session.hurt_points().unwrap(), [], "the whole ones are found first");
+        let before = repo.packs().len();
+        insert(&session, &tree(1).children[0].children[0]).unwrap();
+        session.barrier().unwrap();
+        assert_eq!(repo.packs().len(), before, "once is enough");
+        drop((session, repo));
+        for path in &hurt {
+            disk.remove(path).unwrap();
+        }
+        let repo = reopened(&disk);
+        for number in [1, 2] {
+            check_point(&repo, number).unwrap();
+        }
+    }
 }

@@ -10,7 +10,7 @@ use strongroom_protocol::id::{ChunkId, PackId, RepoId};
 
 use super::fence::{Fence, KEY_BYTES, PRINT_BYTES};
 use super::lookup::Hits;
-use super::standing::{Stand, Standing};
+use super::standing::Standing;
 use super::{Doubt, Place, Row};
 use crate::disk::{Disk, DiskError, ReadFile};
 
@@ -182,11 +182,7 @@ impl Segment {
                 damaged = true;
                 return;
             };
-            match standing.of(&place.pack) {
-                Stand::InPlace => hits.found(at, place),
-                Stand::Condemned(_) => hits.spare(at, place),
-                Stand::Gone => {}
-            }
+            hits.note(at, place, standing);
         })?;
         if damaged { Err(SegmentError::Damaged { path: self.path.clone() }) } else { Ok(()) }
     }

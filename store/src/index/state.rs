@@ -109,13 +109,15 @@ impl State {
         self.packs.get(pack).copied()
     }
 
-    /// What memory knows of an id, and a place in a condemned pack where it is.
+    /// What memory knows of an id, and a place in a condemned or hurt pack where it is.
     pub(super) fn find(&self, id: &ChunkId) -> (Found, Option<Place>) {
         let place = self.recent.slots.get(id).and_then(|slot| self.recent.place(slot));
         let stand = place.map(|place| (place, self.standing.of(&place.pack)));
         let spare = match stand {
-            Some((place, Stand::InPlace)) => return (Found::At(place), None),
-            Some((place, Stand::Condemned(_))) => Some(place),
+            Some((place, Stand::InPlace)) if !self.standing.is_hurt(&place.pack) => {
+                return (Found::At(place), None);
+            }
+            Some((place, Stand::Condemned(_) | Stand::InPlace)) => Some(place),
             Some((_, Stand::Gone)) | None => None,
         };
         let pending = self.pending.get(id).map_or(Found::Absent, |kind| Found::Pending(*kind));
@@ -137,10 +139,15 @@ impl State {
         }
         let number = u32::try_from(self.recent.packs.len()).unwrap_or(u32::MAX);
         self.recent.packs.push(pack);
+        let is_hurt = self.standing.is_hurt(&pack);
         for entry in entries {
             let PackEntry { id, kind, offset, record_len, plain_len } = *entry;
             let slot = Slot { pack: number, offset, record_len, plain_len, kind };
-            let known = self.recent.slots.insert(id, slot).is_some();
+            let known = match self.recent.slots.get(&id) {
+                // One place is remembered: not one in a hurt pack instead of a whole one.
+                Some(known) if is_hurt && self.is_whole(known) => true,
+                _ => self.recent.slots.insert(id, slot).is_some(),
+            };
             let was_pending = self.pending.remove(&id).is_some();
             if self.copying.remove(&id) {
                 continue;
@@ -152,6 +159,12 @@ impl State {
                 self.doubt(id);
             }
         }
+    }
+
+    fn is_whole(&self, slot: &Slot) -> bool {
+        self.recent.packs.get(slot.pack as usize).is_some_and(|pack| {
+            self.standing.of(pack) == Stand::InPlace && !self.standing.is_hurt(pack)
+        })
     }
 
     pub(super) fn is_doubted(&self, id: &ChunkId) -> bool {
