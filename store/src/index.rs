@@ -168,6 +168,7 @@ impl Index {
             next_segment: AtomicU64::new(1),
         };
         index.load_segments(&removals.packs, &mut losses)?;
+        index.state_mut().note_returned(&removals.packs);
         let unindexed = index.state().unindexed();
         for (pack, class) in unindexed {
             if let Err(problem) = index.index_pack(pack, class) {

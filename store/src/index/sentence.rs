@@ -228,7 +228,7 @@ impl Index {
         let free = !state.leaving.contains(&pack);
         if free {
             state.naming.insert(pack);
-            Arc::make_mut(&mut state.standing).restore(&pack);
+            state.restore(&pack);
         }
         free
     }
@@ -258,7 +258,23 @@ impl Index {
     /// segments name, and what is doubted, or nothing when all is.
     pub(crate) fn removals(&self) -> (Vec<PackId>, Option<Vec<ChunkId>>) {
         let state = self.state();
-        (state.standing.gone().iter().copied().collect(), state.doubts_to_keep())
+        let packs = state.standing.gone().union(&state.returned).copied().collect();
+        (packs, state.doubts_to_keep())
+    }
+
+    /// Packs that were removed and are in place again: to be settled once that is durable.
+    pub(crate) fn returned(&self) -> HashSet<PackId> {
+        self.state().returned.clone()
+    }
+
+    /// The return of these is durable: without them from here on is a loss.
+    pub(crate) fn settle_returned(&self, packs: &HashSet<PackId>) {
+        self.state_mut().returned.retain(|pack| !packs.contains(pack));
+    }
+
+    /// It could not be written down that these are settled.
+    pub(crate) fn unsettle_returned(&self, packs: HashSet<PackId>) {
+        self.state_mut().returned.extend(packs);
     }
 
     /// Forgets what lay in packs that are gone: in memory at once, on disk where segments are

@@ -53,6 +53,8 @@ pub(super) struct State {
     /// Packs about to get their names, and packs about to lose them.
     pub(super) naming: HashSet<PackId>,
     pub(super) leaving: HashSet<PackId>,
+    /// Packs in place again that the record of removals may name still.
+    pub(super) returned: HashSet<PackId>,
     /// Blobs on their way into a second pack: known already, and doubted as much as before.
     pub(super) copying: HashSet<ChunkId>,
     /// Metadata that came in since a collection began to look.
@@ -82,6 +84,7 @@ impl State {
             born: HashMap::new(),
             naming: HashSet::new(),
             leaving: HashSet::new(),
+            returned: HashSet::new(),
             copying: HashSet::new(),
             arrivals: None,
             doubts: Doubts::Only(HashSet::new()),
@@ -134,9 +137,7 @@ impl State {
         self.packs.insert(pack, class);
         self.born.insert(pack, self.leases.now());
         self.naming.remove(&pack);
-        if self.standing.of(&pack) != Stand::InPlace {
-            Arc::make_mut(&mut self.standing).restore(&pack);
-        }
+        self.restore(&pack);
         let number = u32::try_from(self.recent.packs.len()).unwrap_or(u32::MAX);
         self.recent.packs.push(pack);
         let is_hurt = self.standing.is_hurt(&pack);
@@ -159,6 +160,24 @@ impl State {
                 self.doubt(id);
             }
         }
+    }
+
+    /// The pack is in place again, or still.
+    pub(super) fn restore(&mut self, pack: &PackId) {
+        match self.standing.of(pack) {
+            Stand::InPlace => return,
+            Stand::Condemned(_) => {}
+            Stand::Gone => {
+                self.returned.insert(*pack);
+            }
+        }
+        Arc::make_mut(&mut self.standing).restore(pack);
+    }
+
+    /// Those of the removed packs that are in place came back before this opening.
+    pub(super) fn note_returned(&mut self, removed: &HashSet<PackId>) {
+        let back = removed.iter().filter(|pack| self.packs.contains_key(pack)).copied();
+        self.returned.extend(back);
     }
 
     fn is_whole(&self, slot: &Slot) -> bool {
