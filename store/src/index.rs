@@ -7,6 +7,7 @@ mod fence;
 mod load;
 mod lookup;
 mod merge;
+mod rebuild;
 mod segment;
 mod sentence;
 mod standing;
@@ -19,7 +20,7 @@ use strongroom_protocol::blob::BlobKind;
 use strongroom_protocol::id::{ChunkId, PackId, RepoId};
 
 use crate::disk::{Disk, DiskError};
-use crate::pack::{PackClass, PackEntry, pack_path, read_footer, scan_forward};
+use crate::pack::{PackClass, PackEntry};
 use crate::sync::{AtomicU64, Ordering, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub(crate) use load::list_packs;
 use segment::{Segment, SegmentError};
@@ -192,19 +193,17 @@ impl Index {
     /// Reads a pack's footer, or its records forward when the footer is damaged; the second
     /// says that the pack is not whole.
     fn index_pack(&self, pack: PackId, class: PackClass) -> Result<(), String> {
-        let path = pack_path(class, pack);
-        let file = self.disk.open(&path).map_err(|error| error.to_string())?;
-        match read_footer(&*file, self.repo) {
-            Ok((_, entries)) => {
-                self.state_mut().publish(pack, class, &entries, Doubt::Doubted);
+        let read = self.entries_of(pack, class);
+        let mut state = self.state_mut();
+        match read {
+            Ok(entries) => {
+                state.enter(pack, &entries, Doubt::Doubted);
                 Ok(())
             }
-            Err(problem) => {
-                Arc::make_mut(&mut self.state_mut().standing).set_hurt(pack);
-                if let Ok((_, entries)) = scan_forward(&*file, self.repo) {
-                    self.state_mut().publish(pack, class, &entries, Doubt::Doubted);
-                }
-                Err(problem.to_string())
+            Err((problem, entries)) => {
+                Arc::make_mut(&mut state.standing).set_hurt(pack);
+                state.enter(pack, &entries, Doubt::Doubted);
+                Err(problem)
             }
         }
     }

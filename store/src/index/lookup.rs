@@ -12,7 +12,6 @@ use super::segment::{Segment, SegmentError};
 use super::standing::{Stand, Standing, Tick};
 use super::{Found, Index, Place};
 use crate::disk::DiskError;
-use crate::pack::PackClass;
 
 /// Through whose eyes a lookup is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,10 +95,7 @@ impl Index {
                     return Ok(hits.found);
                 }
                 None => {}
-                Some((segment, SegmentError::Damaged { path })) => {
-                    tracing::warn!(path, "index segment is damaged: rebuilding it from its packs");
-                    self.replace_damaged(&segment);
-                }
+                Some((segment, SegmentError::Damaged { .. })) => self.replace_damaged(&segment),
                 Some((_, SegmentError::Disk(error))) => return Err(error),
             }
         }
@@ -157,22 +153,5 @@ impl Index {
                 Rescue::Kept
             }
         }
-    }
-
-    /// Drops a damaged segment and reads its packs' footers instead.
-    pub(super) fn replace_damaged(&self, segment: &Arc<Segment>) {
-        let packs: Vec<(PackId, PackClass)> = {
-            let state = self.state();
-            let class = |pack: &PackId| state.class(pack).map(|class| (*pack, class));
-            segment.packs().iter().filter_map(class).collect()
-        };
-        for (pack, class) in packs {
-            if let Err(problem) = self.index_pack(pack, class) {
-                tracing::warn!(%pack, problem, "pack cannot be indexed");
-                self.note_hurt(pack);
-            }
-        }
-        self.state_mut().drop_segments(std::slice::from_ref(segment));
-        drop(self.disk.remove(segment.path()));
     }
 }

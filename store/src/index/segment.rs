@@ -2,6 +2,8 @@
 //! by one, found by a fence in memory. A block whose check does not hold is reported as damage,
 //! never read around.
 
+use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -48,7 +50,7 @@ impl SegmentError {
             Self::Damaged { path } => DiskError {
                 action: "read back",
                 path,
-                source: std::io::Error::from(std::io::ErrorKind::InvalidData),
+                source: std::io::Error::from(ErrorKind::InvalidData),
             },
         }
     }
@@ -63,6 +65,7 @@ pub(super) struct Segment {
     doubted: u32,
     fence: Fence,
     blocks_at: u64,
+    damaged: AtomicBool,
 }
 
 impl Segment {
@@ -94,11 +97,29 @@ impl Segment {
         let packs = packs.filter_map(|id| id.first_chunk()).map(|id| PackId(*id)).collect();
         let fence = read_hashed(&*file, fence_at, len - fence_at)?.ok_or_else(damaged)?;
         let fence = Fence::parse(&fence, usize::try_from(blocks).unwrap_or_default());
-        Ok(Self { file, path: path.to_owned(), packs, entries, doubted, fence, blocks_at })
+        let (path, damaged) = (path.to_owned(), AtomicBool::new(false));
+        Ok(Self { file, path, packs, entries, doubted, fence, blocks_at, damaged })
     }
 
     pub(super) fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Whether something in it did not hold or could not be read.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    fn damage(&self) -> SegmentError {
+        self.damaged.store(true, Ordering::Relaxed);
+        SegmentError::Damaged { path: self.path.clone() }
+    }
+
+    /// Reads blocks. A medium that has lost them is damage: their packs know it all.
+    fn read(&self, bytes: &mut [u8], block: usize) -> Result<(), SegmentError> {
+        self.file.read_exact_at(bytes, self.at(block)).map_err(|error| {
+            if is_of_the_medium(&error.source) { self.damage() } else { error.into() }
+        })
     }
 
     pub(super) fn packs(&self) -> &[PackId] {
@@ -124,7 +145,7 @@ impl Segment {
     /// The entries of one block.
     pub(super) fn block(&self, block: usize) -> Result<Vec<u8>, SegmentError> {
         let mut bytes = vec![0; BLOCK_BYTES];
-        self.file.read_exact_at(&mut bytes, self.at(block))?;
+        self.read(&mut bytes, block)?;
         bytes.truncate(self.checked(block, &bytes)?.len());
         Ok(bytes)
     }
@@ -135,7 +156,7 @@ impl Segment {
 
     /// The entries of a block that was read, if its check holds.
     fn checked<'a>(&self, block: usize, bytes: &'a [u8]) -> Result<&'a [u8], SegmentError> {
-        let damaged = || SegmentError::Damaged { path: self.path.clone() };
+        let damaged = || self.damage();
         let parts = bytes.split_at_checked(BLOCK_BYTES - CHECK_BYTES);
         let (entries, found) = parts.ok_or_else(damaged)?;
         if check(block, entries).is_none_or(|check| check.as_slice() != found) {
@@ -184,7 +205,7 @@ impl Segment {
             };
             hits.note(at, place, standing);
         })?;
-        if damaged { Err(SegmentError::Damaged { path: self.path.clone() }) } else { Ok(()) }
+        if damaged { Err(self.damage()) } else { Ok(()) }
     }
 
     pub(super) fn place(&self, row: &Row) -> Option<Place> {
@@ -228,7 +249,7 @@ impl<'a> Window<'a> {
         if block < self.first || block >= self.first + held {
             let last = (block + self.blocks).min(self.segment.blocks());
             self.bytes.resize(last.saturating_sub(block) * BLOCK_BYTES, 0);
-            self.segment.file.read_exact_at(&mut self.bytes, self.segment.at(block))?;
+            self.segment.read(&mut self.bytes, block)?;
             (self.first, self.checked) = (block, None);
         }
         let at = (block - self.first) * BLOCK_BYTES;
@@ -242,6 +263,12 @@ impl<'a> Window<'a> {
         let len = usize::try_from(held).unwrap_or_default() * ENTRY_BYTES;
         Ok(bytes.get(..len).unwrap_or_default())
     }
+}
+
+/// Whether a failed read says that the bytes are lost, not that they cannot be had just now.
+fn is_of_the_medium(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::UnexpectedEof
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// Not a secret: the check is against disks, not against people.

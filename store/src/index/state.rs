@@ -138,6 +138,14 @@ impl State {
         self.born.insert(pack, self.leases.now());
         self.naming.remove(&pack);
         self.restore(&pack);
+        self.enter(pack, entries, doubt);
+    }
+
+    /// What lies in a pack in place. One that is gone by now stays so.
+    pub(super) fn enter(&mut self, pack: PackId, entries: &[PackEntry], doubt: Doubt) {
+        if !self.has_pack(&pack) {
+            return;
+        }
         let number = u32::try_from(self.recent.packs.len()).unwrap_or(u32::MAX);
         self.recent.packs.push(pack);
         let is_hurt = self.standing.is_hurt(&pack);
