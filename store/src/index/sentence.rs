@@ -201,6 +201,23 @@ impl Index {
         gone
     }
 
+    /// A hurt pack that nobody needs is gone from here on; its class if it was in place.
+    pub(crate) fn let_go_hurt(&self, pack: PackId) -> Option<PackClass> {
+        let mut state = self.state_mut();
+        let class = state.packs.remove(&pack)?;
+        Arc::make_mut(&mut state.standing).let_go(pack);
+        state.born.remove(&pack);
+        state.leaving.insert(pack);
+        Some(class)
+    }
+
+    /// A hurt pack that was to go is in place still.
+    pub(crate) fn bring_back(&self, pack: PackId, class: PackClass) {
+        let mut state = self.state_mut();
+        state.packs.insert(pack, class);
+        Arc::make_mut(&mut state.standing).restore(&pack);
+    }
+
     /// A pack that was to go is in place still: condemned, as before.
     pub(crate) fn take_back(&self, packs: &[(PackId, PackClass)]) {
         let mut state = self.state_mut();

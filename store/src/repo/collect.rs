@@ -30,12 +30,12 @@ pub use report::{Collect, CollectError, CollectReport, Removal, RemovedPack};
 pub(super) type Watch<'a> = &'a mut dyn FnMut(Collect) -> ControlFlow<()>;
 
 /// One collection at a time, and the snapshot it looks at.
-struct Turn<'a> {
+pub(super) struct Turn<'a> {
     inner: &'a Inner,
 }
 
 impl<'a> Turn<'a> {
-    fn take(inner: &'a Inner) -> Result<Self, CollectError> {
+    pub(super) fn take(inner: &'a Inner) -> Result<Self, CollectError> {
         let taken = inner.collecting.swap(true, Ordering::SeqCst);
         if taken { Err(CollectError::Busy) } else { Ok(Self { inner }) }
     }
