@@ -12,6 +12,7 @@ mod segment;
 mod sentence;
 mod standing;
 mod state;
+mod visit;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -29,8 +29,6 @@ pub(super) const CHECK_BYTES: usize = BLOCK_BYTES - BLOCK_ENTRIES * ENTRY_BYTES;
 const DOUBT_BIT: u32 = 1 << 31;
 const KIND_SHIFT: u32 = 28;
 const LENGTH_MASK: u32 = (1 << KIND_SHIFT) - 1;
-/// Blocks read at once where most are wanted.
-const WINDOW_BLOCKS: usize = 32;
 /// Most packs of one segment: bounds what a damaged head can ask for.
 const PACKS_MAX: u32 = 1 << 24;
 
@@ -116,7 +114,7 @@ impl Segment {
     }
 
     /// Reads blocks. A medium that has lost them is damage: their packs know it all.
-    fn read(&self, bytes: &mut [u8], block: usize) -> Result<(), SegmentError> {
+    pub(super) fn read(&self, bytes: &mut [u8], block: usize) -> Result<(), SegmentError> {
         self.file.read_exact_at(bytes, self.at(block)).map_err(|error| {
             if is_of_the_medium(&error.source) { self.damage() } else { error.into() }
         })
@@ -155,7 +153,11 @@ impl Segment {
     }
 
     /// The entries of a block that was read, if its check holds.
-    fn checked<'a>(&self, block: usize, bytes: &'a [u8]) -> Result<&'a [u8], SegmentError> {
+    pub(super) fn checked<'a>(
+        &self,
+        block: usize,
+        bytes: &'a [u8],
+    ) -> Result<&'a [u8], SegmentError> {
         let damaged = || self.damage();
         let parts = bytes.split_at_checked(BLOCK_BYTES - CHECK_BYTES);
         let (entries, found) = parts.ok_or_else(damaged)?;
@@ -168,24 +170,9 @@ impl Segment {
         entries.get(..len).ok_or_else(damaged)
     }
 
-    /// Visits every entry of `ids[at]` for each `at` of `wanted`, which is sorted by id, with
-    /// its rank among the entries. Each block is read once at most.
-    pub(super) fn visit_sorted(
-        &self,
-        ids: &[ChunkId],
-        wanted: &[usize],
-        mut visit: impl FnMut(usize, u64, &Row),
-    ) -> Result<(), SegmentError> {
-        let mut window = Window::new(self, wanted.len());
-        for &at in wanted {
-            let Some(id) = ids.get(at) else { continue };
-            for block in self.fence.candidates(id) {
-                let bytes = window.block(block)?;
-                let before = (block * BLOCK_ENTRIES) as u64;
-                each_match(bytes, id, |number, row| visit(at, before + number as u64, row));
-            }
-        }
-        Ok(())
+    /// The blocks in which an id may lie.
+    pub(super) fn candidates(&self, id: &ChunkId) -> impl Iterator<Item = usize> {
+        self.fence.candidates(id)
     }
 
     /// Looks up `ids[at]` for each `at` of `wanted`, which is sorted by id, and notes what is
@@ -225,43 +212,6 @@ impl Segment {
             }
         }
         Ok(ids)
-    }
-}
-
-/// Blocks read in passing: one by one, or many at once where most of them are wanted.
-struct Window<'a> {
-    segment: &'a Segment,
-    blocks: usize,
-    first: usize,
-    bytes: Vec<u8>,
-    checked: Option<usize>,
-}
-
-impl<'a> Window<'a> {
-    fn new(segment: &'a Segment, wanted: usize) -> Self {
-        let blocks = if wanted > segment.blocks() { WINDOW_BLOCKS } else { 1 };
-        Self { segment, blocks, first: 0, bytes: Vec::new(), checked: None }
-    }
-
-    /// The entries of a block; those before it are not asked for again.
-    fn block(&mut self, block: usize) -> Result<&[u8], SegmentError> {
-        let held = self.bytes.len() / BLOCK_BYTES;
-        if block < self.first || block >= self.first + held {
-            let last = (block + self.blocks).min(self.segment.blocks());
-            self.bytes.resize(last.saturating_sub(block) * BLOCK_BYTES, 0);
-            self.segment.read(&mut self.bytes, block)?;
-            (self.first, self.checked) = (block, None);
-        }
-        let at = (block - self.first) * BLOCK_BYTES;
-        let bytes = self.bytes.get(at..at + BLOCK_BYTES).unwrap_or_default();
-        if self.checked != Some(block) {
-            self.segment.checked(block, bytes)?;
-            self.checked = Some(block);
-        }
-        let before = block as u64 * BLOCK_ENTRIES as u64;
-        let held = self.segment.entries.saturating_sub(before).min(BLOCK_ENTRIES as u64);
-        let len = usize::try_from(held).unwrap_or_default() * ENTRY_BYTES;
-        Ok(bytes.get(..len).unwrap_or_default())
     }
 }
 
@@ -318,7 +268,7 @@ pub(super) fn parse_rows(block: &[u8]) -> Vec<Row> {
 }
 
 /// Visits the entries of one id in a block, with their numbers.
-fn each_match(block: &[u8], id: &ChunkId, mut visit: impl FnMut(usize, &Row)) {
+pub(super) fn each_match(block: &[u8], id: &ChunkId, mut visit: impl FnMut(usize, &Row)) {
     let entry = |number: usize| block.get(number * ENTRY_BYTES..(number + 1) * ENTRY_BYTES);
     let (mut low, mut high) = (0, block.len() / ENTRY_BYTES);
     while low < high {
