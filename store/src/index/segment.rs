@@ -1,4 +1,4 @@
-//! A segment on disk (format.md section 5): sorted entries in checked blocks of 4 KiB, read one
+//! A segment on disk (format.md section 5): sorted entries in checked blocks of 1 KiB, read one
 //! by one, found by a fence in memory. A block whose check does not hold is reported as damage,
 //! never read around.
 
@@ -16,19 +16,22 @@ use super::standing::Standing;
 use super::{Doubt, Place, Row};
 use crate::disk::{Disk, DiskError, ReadFile};
 
-pub(super) const MAGIC: &[u8; 8] = b"SRSEGM02";
+pub(super) const MAGIC: &[u8; 8] = b"SRSEGM03";
 /// Bytes before the pack ids.
 pub(super) const HEAD_BYTES: usize = 40;
 pub(super) const HASH_BYTES: usize = 32;
 pub(super) const ENTRY_BYTES: usize = 48;
-pub(super) const BLOCK_BYTES: usize = 4096;
+/// Bytes of a block: every lookup that finds something copies and checks one.
+pub(super) const BLOCK_BYTES: usize = 1024;
 /// Entries of a full block; what remains of it is its check.
-pub(super) const BLOCK_ENTRIES: usize = 85;
+pub(super) const BLOCK_ENTRIES: usize = 21;
 pub(super) const CHECK_BYTES: usize = BLOCK_BYTES - BLOCK_ENTRIES * ENTRY_BYTES;
 /// Bit of the last number of an entry that says its closure was not proven.
 const DOUBT_BIT: u32 = 1 << 31;
 const KIND_SHIFT: u32 = 28;
 const LENGTH_MASK: u32 = (1 << KIND_SHIFT) - 1;
+/// Blocks read at once by who reads all of them.
+const BLOCKS_IN_PASSING: usize = 128;
 /// Most packs of one segment: bounds what a damaged head can ask for.
 const PACKS_MAX: u32 = 1 << 24;
 
@@ -140,12 +143,22 @@ impl Segment {
         self.fence.memory_bytes() + self.packs.len() * 32
     }
 
-    /// The entries of one block.
-    pub(super) fn block(&self, block: usize) -> Result<Vec<u8>, SegmentError> {
-        let mut bytes = vec![0; BLOCK_BYTES];
-        self.read(&mut bytes, block)?;
-        bytes.truncate(self.checked(block, &bytes)?.len());
-        Ok(bytes)
+    /// The entries of some blocks from one on, and the block after them; none at the end.
+    pub(super) fn rows_from(
+        &self,
+        first: usize,
+    ) -> Result<Option<(Vec<Row>, usize)>, SegmentError> {
+        let next = (first + BLOCKS_IN_PASSING).min(self.blocks());
+        if first >= next {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; (next - first) * BLOCK_BYTES];
+        self.read(&mut bytes, first)?;
+        let mut rows = Vec::with_capacity((next - first) * BLOCK_ENTRIES);
+        for (block, bytes) in (first..next).zip(bytes.chunks_exact(BLOCK_BYTES)) {
+            rows.extend(parse_rows(self.checked(block, bytes)?));
+        }
+        Ok(Some((rows, next)))
     }
 
     const fn at(&self, block: usize) -> u64 {
@@ -205,8 +218,9 @@ impl Segment {
     pub(super) fn doubted(&self) -> Result<Vec<ChunkId>, SegmentError> {
         let mut ids = Vec::new();
         if self.doubted > 0 {
-            for block in 0..self.blocks() {
-                let rows = parse_rows(&self.block(block)?);
+            let mut first = 0;
+            while let Some((rows, next)) = self.rows_from(first)? {
+                first = next;
                 let doubted = rows.into_iter().filter(|row| row.doubt == Doubt::Doubted);
                 ids.extend(doubted.map(|row| row.id));
             }
@@ -263,8 +277,8 @@ fn parse_row(bytes: &[u8]) -> Option<Row> {
     })
 }
 
-pub(super) fn parse_rows(block: &[u8]) -> Vec<Row> {
-    block.chunks_exact(ENTRY_BYTES).filter_map(parse_row).collect()
+fn parse_rows(block: &[u8]) -> impl Iterator<Item = Row> {
+    block.chunks_exact(ENTRY_BYTES).filter_map(parse_row)
 }
 
 /// Visits the entries of one id in a block, with their numbers.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use strongroom_protocol::id::{ChunkId, PackId};
 
-use super::segment::{Segment, SegmentError, parse_rows};
+use super::segment::{Segment, SegmentError};
 use super::standing::{Stand, Standing, Tick};
 use super::{Flushable, Index, Row, merge};
 use crate::disk::DiskError;
@@ -95,10 +95,11 @@ impl Source {
                 held.rows.iter().enumerate().for_each(|(rank, row)| visit(rank as u64, row));
             }
             Rows::Segment(segment) => {
-                let mut rank = 0;
-                for block in 0..segment.blocks() {
-                    let bytes = segment.block(block).map_err(SegmentError::into_disk)?;
-                    for row in parse_rows(&bytes) {
+                let (mut rank, mut first) = (0, 0);
+                let rows_from = |first| segment.rows_from(first).map_err(SegmentError::into_disk);
+                while let Some((rows, next)) = rows_from(first)? {
+                    first = next;
+                    for row in rows {
                         visit(rank, &row);
                         rank += 1;
                     }

@@ -10,7 +10,7 @@ use super::segment::{BLOCK_BYTES, BLOCK_ENTRIES, Segment, SegmentError, each_mat
 /// Ids the fence is asked for at a time: bounds the memory of a batch.
 const IDS_AT_ONCE: usize = 4096;
 /// Most blocks of one read.
-const READ_BLOCKS_MAX: usize = 32;
+const READ_BLOCKS_MAX: usize = 128;
 
 /// An id to be looked for in a block: the numbers of both.
 type Want = (usize, usize);
@@ -107,8 +107,8 @@ mod tests {
         assert_eq!(runs(&[]), Vec::<Vec<usize>>::new());
         assert_eq!(runs(&[7]), [[7]]);
         assert_eq!(runs(&[3, 3, 4, 6, 9, 30]), [vec![3, 3, 4], vec![6], vec![9], vec![30]]);
-        let all: Vec<usize> = (0..70).collect();
+        let all: Vec<usize> = (0..300).collect();
         let lengths: Vec<usize> = runs(&all).iter().map(Vec::len).collect();
-        assert_eq!(lengths, [32, 32, 6]);
+        assert_eq!(lengths, [128, 128, 44]);
     }
 }
