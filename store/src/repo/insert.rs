@@ -64,6 +64,8 @@ impl Repo {
             let losses = inner.index.losses();
             let missing = inner.missing_of(references, view)?;
             if !missing.is_empty() {
+                // Taken in and then not kept: the disk is the reason, not the caller.
+                writer.failed().map_err(RepoError::from)?;
                 return Err(InsertError::MissingReferences { id, missing });
             }
             let found = inner.index.lookup(&[id], view).map_err(RepoError::from)?;
