@@ -5,8 +5,10 @@
 pub mod assemble;
 pub mod bundle;
 pub mod cache;
+pub mod directories;
 pub mod gap;
 pub mod gather;
+pub mod level;
 pub mod links;
 pub mod metadata;
 pub mod names;
@@ -14,11 +16,13 @@ pub mod progress;
 pub mod project;
 pub mod read;
 pub mod rules;
+pub mod survey;
 pub mod walk;
 
 mod tree;
 
 use std::io;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,13 +34,15 @@ use strongroom_store::list::ListError;
 use strongroom_store::page::{BuildError, DirectoryBuilder};
 use strongroom_store::tree::SinkError;
 
-use crate::workload::files::assemble::{Assembled, Assembler};
-use crate::workload::files::cache::{CacheKey, NewCache, OldCache};
+use crate::workload::files::assemble::Assembler;
+use crate::workload::files::cache::{CacheKey, Damaged, NewCache, OldCache};
+use crate::workload::files::directories::Assembled;
 use crate::workload::files::gather::{AHEAD_STRETCHES_MAX, Budget, Gatherer, Open, Order};
 use crate::workload::files::links::Links;
 use crate::workload::files::read::{Cutters, ReadError, Reader};
 use crate::workload::files::rules::{RuleError, RuleSet, Rules};
-use crate::workload::files::walk::Walker;
+use crate::workload::files::survey::Survey;
+use crate::workload::files::walk::{Walker, open_root};
 use crate::workload::{ChunkSink, Through};
 
 pub use gap::{Gap, GapReason};
@@ -69,6 +75,8 @@ pub struct Options {
     pub cut_key: (u32, u32),
     pub cache: Option<CachePlace>,
     pub readers: usize,
+    /// Threads that list directories ahead of the walk.
+    pub listers: usize,
 }
 
 impl Options {
@@ -82,6 +90,7 @@ impl Options {
             cut_key,
             cache: None,
             readers: READERS_DEFAULT,
+            listers: std::thread::available_parallelism().map_or(1, NonZero::get).clamp(1, 3),
         }
     }
 }
@@ -93,6 +102,9 @@ pub enum ProtectError {
     /// A directory page could not be made.
     #[error("a directory cannot be written")]
     Build(#[from] BuildError),
+    /// A record of the cache that is none; without the cache the run would end well.
+    #[error("the cache of the last run cannot be used")]
+    Cache(#[from] Damaged),
     /// Chunk sizes nobody can cut to.
     #[error("the chunk sizes are not usable")]
     Cut(#[from] CutParamsError),
@@ -137,7 +149,7 @@ pub struct Protected {
     pub root: ChunkId,
     /// The item: the tree's own directory with its metadata.
     pub item: Entry,
-    /// Up to [`assemble::GAPS_KEPT_MAX`] of them; all are counted in the statistics.
+    /// Up to [`directories::GAPS_KEPT_MAX`] of them; all are counted in the statistics.
     pub gaps: Vec<Gap>,
     pub statistics: Statistics,
     cache: Option<NewCache>,
@@ -171,7 +183,8 @@ pub fn protect(
     let rules = Rules::new(&options.rules)?;
     let cutters = Cutters::new(options.cut, options.cut_key)?;
     let root = |source| ProtectError::Root { root: options.root.clone(), source };
-    let walker = Walker::open(&options.root, &rules).map_err(root)?;
+    let root = open_root(&options.root).map_err(root)?;
+    let survey = Survey::new(&rules, options.listers);
     let place = options.cache.as_ref();
     let old = place.map(|place| OldCache::open(&place.path, place.last)).unwrap_or_default();
     let new = place.and_then(|place| {
@@ -197,8 +210,11 @@ pub fn protect(
         }
         drop(taken);
         let links = Links::default();
+        for _ in 0..options.listers {
+            scope.spawn(|| survey.help());
+        }
+        let walker = Walker::new(root, &survey);
         let gatherer = Gatherer {
-            walker,
             cache: old,
             links,
             stretches,
@@ -208,7 +224,12 @@ pub fn protect(
             stop: &ended,
             open: Open::default(),
         };
-        scope.spawn(move || gatherer.run());
+        let ends = Ends(&survey);
+        scope.spawn(move || {
+            // Also should the walk panic: nobody must wait for it then.
+            let _ends = ends;
+            gatherer.run(walker);
+        });
         let reader = Reader::new(&counting, cutters, [stop, &ended]);
         let mut assembler = Assembler::new(&counting, &budget, progress, reader, new);
         let mut outcome = Ok(());
@@ -226,8 +247,22 @@ pub fn protect(
         budget.give(usize::MAX);
         drop(heard);
         outcome.and_then(|()| assembler.finish())
-    })?;
-    conclude(options, &counting, progress, assembled)
+    });
+    if let (Err(ProtectError::Cache(_)), Some(place)) = (&assembled, place)
+        && let Err(error) = std::fs::remove_file(&place.path)
+    {
+        tracing::warn!(%error, path = %place.path.display(), "a broken cache was not removed");
+    }
+    conclude(options, &counting, progress, assembled?)
+}
+
+/// Ends the survey when dropped.
+struct Ends<'run>(&'run Survey<'run>);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 fn conclude(
