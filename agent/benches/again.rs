@@ -35,6 +35,15 @@ fn cpu_seconds() -> f64 {
     seconds
 }
 
+/// The most memory held since the last call, in MiB.
+fn peak_mebibytes() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()).unwrap_or("0");
+    std::fs::write("/proc/self/clear_refs", "5")?;
+    Ok(kibibytes.parse::<u64>()? >> 10)
+}
+
 fn main() -> Result<()> {
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     let Some(tree) = words.next() else {
@@ -62,9 +71,10 @@ fn main() -> Result<()> {
         let root = done.root;
         done.finish(Committed::Yes)?;
         println!(
-            "{:.3} s, {:.3} CPU s, {} of {} files unchanged, root {root}",
+            "{:.3} s, {:.3} CPU s, {} MiB at most, {} of {} files unchanged, root {root}",
             began.elapsed().as_secs_f64(),
             cpu_seconds() - cpu,
+            peak_mebibytes()?,
             counts.unchanged,
             counts.files,
         );

@@ -26,7 +26,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::{Receiver, bounded, unbounded};
 use strongroom_protocol::{ChunkId, Clock};
 use strongroom_store::content::{Entry, Node};
 use strongroom_store::cut::{CutParams, CutParamsError};
@@ -37,7 +37,7 @@ use strongroom_store::tree::SinkError;
 use crate::workload::files::assemble::Assembler;
 use crate::workload::files::cache::{CacheKey, Damaged, NewCache, OldCache};
 use crate::workload::files::directories::Assembled;
-use crate::workload::files::gather::{AHEAD_STRETCHES_MAX, Budget, Gatherer, Open, Order};
+use crate::workload::files::gather::{AHEAD_STRETCHES_MAX, Budget, Gatherer, Open, Order, Stretch};
 use crate::workload::files::links::Links;
 use crate::workload::files::read::{Cutters, ReadError, Reader};
 use crate::workload::files::rules::{RuleError, RuleSet, Rules};
@@ -60,6 +60,15 @@ pub struct CachePlace {
     pub last: Option<CacheKey>,
     /// The run under way.
     pub this: CacheKey,
+}
+
+impl CachePlace {
+    /// Removes a cache that cannot be used; the next run reads everything.
+    fn forget(&self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "a broken cache was not removed");
+        }
+    }
 }
 
 /// What to protect and how.
@@ -199,24 +208,16 @@ pub fn protect(
     let assembled = std::thread::scope(|scope| {
         for _ in 0..options.readers.max(1) {
             let (taken, counting, ended) = (taken.clone(), &counting, &ended);
-            scope.spawn(move || {
-                let mut reader = Reader::new(counting, cutters, [stop, ended]);
-                for order in taken {
-                    let read = order.files.iter().map(|file| reader.read(file)).collect();
-                    // Nobody waits for it once the run has ended.
-                    let _ = order.answer.send(read);
-                }
-            });
+            scope.spawn(move || read(&taken, Reader::new(counting, cutters, [stop, ended])));
         }
         drop(taken);
-        let links = Links::default();
         for _ in 0..options.listers {
             scope.spawn(|| survey.help());
         }
         let walker = Walker::new(root, &survey);
         let gatherer = Gatherer {
             cache: old,
-            links,
+            links: Links::default(),
             stretches,
             orders,
             budget: &budget,
@@ -232,28 +233,38 @@ pub fn protect(
         });
         let reader = Reader::new(&counting, cutters, [stop, &ended]);
         let mut assembler = Assembler::new(&counting, &budget, progress, reader, new);
-        let mut outcome = Ok(());
-        for stretch in &heard {
-            if stop.load(Ordering::Relaxed) {
-                outcome = Err(ProtectError::Stopped);
-            } else {
-                outcome = assembler.take(stretch);
-            }
-            if outcome.is_err() {
-                break;
-            }
-        }
+        let outcome = assemble(&mut assembler, &heard, stop);
         ended.store(outcome.is_err(), Ordering::Relaxed);
         budget.give(usize::MAX);
         drop(heard);
         outcome.and_then(|()| assembler.finish())
     });
-    if let (Err(ProtectError::Cache(_)), Some(place)) = (&assembled, place)
-        && let Err(error) = std::fs::remove_file(&place.path)
-    {
-        tracing::warn!(%error, path = %place.path.display(), "a broken cache was not removed");
+    if let (Err(ProtectError::Cache(_)), Some(place)) = (&assembled, place) {
+        place.forget();
     }
     conclude(options, &counting, progress, assembled?)
+}
+
+fn read(orders: &Receiver<Order>, mut reader: Reader<'_>) {
+    for order in orders {
+        let read = order.files.iter().map(|file| reader.read(file)).collect();
+        // Nobody waits for it once the run has ended.
+        let _ = order.answer.send(read);
+    }
+}
+
+fn assemble(
+    assembler: &mut Assembler<'_>,
+    heard: &Receiver<Stretch>,
+    stop: &AtomicBool,
+) -> Result<(), ProtectError> {
+    for stretch in heard {
+        if stop.load(Ordering::Relaxed) {
+            return Err(ProtectError::Stopped);
+        }
+        assembler.take(stretch)?;
+    }
+    Ok(())
 }
 
 /// Ends the survey when dropped.

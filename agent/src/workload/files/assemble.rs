@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 
 use strongroom_store::content::{Entry, FileContent, Meta, Node};
 
+use crate::workload::ChunkSink;
 use crate::workload::files::ProtectError;
 use crate::workload::files::bundle::{Bundles, Place};
 use crate::workload::files::cache::{Entered, Left, NewCache, Piece, Signature};
@@ -16,7 +17,6 @@ use crate::workload::files::links::{Last, Link};
 use crate::workload::files::metadata::{Own, Stat, meta_of};
 use crate::workload::files::progress::{Progress, count};
 use crate::workload::files::read::{Body, FileRead, ReadError, Reader, Steadiness};
-use crate::workload::ChunkSink;
 
 /// Entries that may wait for the open bundle before it is closed early.
 const WAITING_MAX: usize = 8192;

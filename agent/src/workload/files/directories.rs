@@ -168,7 +168,11 @@ impl<'run> Directories<'run> {
     ///
     /// # Errors
     /// The sink takes nothing more.
-    pub fn entry(&mut self, entry: Entry, signature: Option<Signature>) -> Result<(), ProtectError> {
+    pub fn entry(
+        &mut self,
+        entry: Entry,
+        signature: Option<Signature>,
+    ) -> Result<(), ProtectError> {
         let signature = signature.filter(|signature| *signature != Signature::NEVER);
         let kept = signature.filter(|_| self.cache.is_some()).map(|known| (known, entry.clone()));
         if self.push(entry)? == Pushed::Yes
