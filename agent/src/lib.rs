@@ -1,6 +1,7 @@
 //! The agent: reads what is quiet, sends it, forgets it; and the same backwards. Knows no
 //! policy and keeps nothing it cannot lose.
 
+pub mod holder;
 pub mod hooks;
 pub mod oddities;
 pub mod pipeline;
@@ -9,10 +10,18 @@ pub mod recover;
 pub mod restore;
 pub mod workload;
 
+mod assignment;
 mod host;
 mod orders;
 mod protect;
 mod run;
 
 pub use host::host_mark;
+
+/// Runs this process as the holder of a freeze, over standard input and output, until it has
+/// let go. False: something may still be frozen.
+pub fn hold_freeze() -> bool {
+    holder::serve(workload::apps::held)
+}
+
 pub use run::{AgentError, run};

@@ -17,6 +17,11 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
+    if std::env::args_os().nth(1).is_some_and(|word| word == strongroom_agent::holder::HOLDER_WORD)
+    {
+        anyhow::ensure!(strongroom_agent::hold_freeze(), "something may still be frozen");
+        return Ok(());
+    }
     let home = Home::open_as(&Arguments::parse().home, Role::Agent)?;
     strongroom_node::log::start(home.settings().log, "info");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -12,7 +12,9 @@ use strongroom_protocol::control::{Ending, RetryAdvice, Work};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_store::cut::Blocks;
 
-use crate::{hooks, protect, recover};
+use crate::assignment::Assignment;
+use crate::workload::apps;
+use crate::{holder, hooks, protect, recover};
 
 /// Where hook windows are noted while they are open: gone with the power, as the
 /// application's quiet is.
@@ -45,6 +47,21 @@ impl Hands {
             }
             Ok(Err(error)) => tracing::error!(%error, "open hook windows cannot be looked for"),
             Err(_) => tracing::error!("looking for open hook windows failed"),
+        }
+        let journal = self.journal.clone();
+        let ended = tokio::task::spawn_blocking(move || holder::reap(&journal, apps::held)).await;
+        match ended {
+            Ok(Ok(ended)) => {
+                for (path, outcome) in ended {
+                    let path = path.display();
+                    match outcome {
+                        Ok(()) => tracing::warn!(%path, "a freeze left behind was ended"),
+                        Err(why) => tracing::error!(%path, why, "a freeze left behind stays"),
+                    }
+                }
+            }
+            Ok(Err(error)) => tracing::error!(%error, "freezes left behind cannot be looked for"),
+            Err(_) => tracing::error!("looking for freezes left behind failed"),
         }
     }
 }
@@ -83,9 +100,14 @@ impl Drop for StopFlag {
 impl Worker for Hands {
     async fn perform(self: Arc<Self>, task: Task) -> Ending {
         match task.work.clone() {
-            Work::Protect(work) => protect::perform(&self, &task, *work, Blocks::AsFiles).await,
+            Work::Protect(work) => {
+                let assignment = Assignment::files(*work, Blocks::AsFiles);
+                protect::perform(&self, &task, assignment).await
+            }
+            Work::ProtectApp(work) => protect::perform(&self, &task, Assignment::app(*work)).await,
             Work::ProtectBlocks { work, blocks_min: min, blocks_max: max } => {
-                protect::perform(&self, &task, *work, Blocks::Sized { min, max }).await
+                let assignment = Assignment::files(*work, Blocks::Sized { min, max });
+                protect::perform(&self, &task, assignment).await
             }
             Work::Recover(work) => recover::perform(&task, *work).await,
             Work::Aux { .. }

@@ -12,24 +12,25 @@ use bytes::Bytes;
 use strongroom_node::ask::open;
 use strongroom_node::desk::Task;
 use strongroom_node::uplink::{Contact, SOFTWARE};
-use strongroom_protocol::control::{Ending, Progress, ProtectWork, RetryAdvice, StepNews};
+use strongroom_protocol::control::{Ending, FilesSource, Progress, RetryAdvice, StepNews};
 use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
-use strongroom_protocol::{BlobKind, Chain, ChunkId, NodeName, PolicyName, Reference, Timestamp};
-use strongroom_store::cut::{Blocks, CutParams};
+use strongroom_protocol::{
+    BlobKind, Chain, ChunkId, NodeName, PointId, PolicyName, Reference, Timestamp,
+};
+use strongroom_store::cut::CutParams;
 use strongroom_store::keys::AgentKeys;
 use strongroom_store::manifest::{self, Body, GAPS_INLINE_MAX, GapList, Stats, encode_gaps};
 use strongroom_store::tree::SinkError;
 
-use crate::hooks::{Hook, HookPair};
+use crate::assignment::{Assignment, Source};
+use crate::hooks::{Hook, HookOutcome, HookPair};
 use crate::orders::{Hands, StopFlag, failed};
 use crate::pipeline::{self, Counters, PipelineError, WireSink};
 use crate::quiesce::{Consistency, Evidence, Viewed};
-use crate::workload::files::cache::CacheKey;
+use crate::workload::apps::{self, Place};
 use crate::workload::files::rules::{Mounts, RuleSet};
-use crate::workload::files::{
-    self, CachePlace, Committed, FilesView, FilesWorkload, GapReason, Options, ProtectError,
-    Protected,
-};
+use crate::workload::files::{self, Committed, FilesWorkload, GapReason, ProtectError, Protected};
+use crate::workload::moment::{Memory, Moment, Reading};
 use crate::workload::{ChunkSink, Workload};
 
 /// How often progress is told.
@@ -53,26 +54,39 @@ impl ChunkSink for WireSink {
 pub(crate) async fn perform(
     hands: &Arc<Hands>,
     task: &Task,
-    work: ProtectWork,
-    blocks: Blocks,
+    (work, source): (Assignment, Source),
 ) -> Ending {
     let Some(contact) = task.uplink.contact().await else { return Ending::Cancelled };
     let Some(naming) = contact.welcome.naming.clone() else {
         let text = "the coordinator did not say how chunks are named";
         return failed(Refusal::new(RefusalKind::Invalid, text), RetryAdvice::Later);
     };
-    let viewed = match take_view(hands, task, &work).await {
-        Ok(viewed) => viewed,
-        // A path that is not there is for a person to look at; the next run tries again.
-        Err(refusal) if refusal.kind == RefusalKind::Invalid => {
-            return failed(refusal, RetryAdvice::Pointless);
-        }
-        Err(refusal) => return failed(refusal, RetryAdvice::Later),
+    let memory = Memory {
+        dir: hands.cache.clone(),
+        repo: contact.welcome.repo,
+        workload: work.workload,
+        previous: work.previous,
+        point: work.point,
     };
-    let keys = AgentKeys { id_key: naming.id_key, cut_key: naming.cut_key };
-    let cut = CutParams { min: naming.cut_min, max: naming.cut_max, blocks };
-    let options = options(hands, &contact, &work, &viewed.view, cut, &keys);
-    match stream(hands, task, &contact, &work, viewed, keys, options).await {
+    let viewed = match take_view(hands, task, &memory, source).await {
+        Ok(viewed) => viewed,
+        Err(refusal) => {
+            let retry = match refusal.kind {
+                RefusalKind::Invalid | RefusalKind::Forbidden => RetryAdvice::Pointless,
+                _ => RetryAdvice::Later,
+            };
+            return failed(refusal, retry);
+        }
+    };
+    let run = Run {
+        hands: Arc::clone(hands),
+        keys: AgentKeys { id_key: naming.id_key, cut_key: naming.cut_key },
+        cut: CutParams { min: naming.cut_min, max: naming.cut_max, blocks: work.blocks },
+        memory,
+        work,
+        counts: Arc::default(),
+    };
+    match stream(task, &contact, run, viewed).await {
         Ok(progress) => Ending::Done { progress, text: "durable at the coordinator".to_owned() },
         Err(Trouble::Cancelled) => Ending::Cancelled,
         Err(Trouble::Refused(refusal, retry)) => failed(refusal, retry),
@@ -89,55 +103,57 @@ fn later(error: &dyn std::error::Error) -> Trouble {
     Trouble::Refused(refusal, RetryAdvice::Later)
 }
 
-fn root_of(work: &ProtectWork) -> PathBuf {
-    PathBuf::from(OsStr::from_bytes(&work.source.path))
-}
-
-fn hooks_of(task: &Task, work: &ProtectWork) -> Option<HookPair> {
-    let deadline_seconds = work.source.hook_seconds_max;
+fn hooks_of(task: &Task, source: &FilesSource) -> Option<HookPair> {
+    let deadline_seconds = source.hook_seconds_max;
     let hook = |command: &Vec<String>| {
         (!command.is_empty()).then(|| Hook { command: command.clone(), deadline_seconds })
     };
-    let (pre, post) = (hook(&work.source.pre_hook), hook(&work.source.post_hook));
+    let (pre, post) = (hook(&source.pre_hook), hook(&source.post_hook));
     let any = pre.is_some() || post.is_some();
     any.then(|| HookPair { name: task.job.to_string(), pre, post })
+}
+
+fn files_workload(hands: &Hands, task: &Task, source: &FilesSource) -> FilesWorkload {
+    FilesWorkload {
+        root: PathBuf::from(OsStr::from_bytes(&source.path)),
+        rules: RuleSet {
+            exclude: source.exclude.clone(),
+            exclude_if_present: source.exclude_if_present.clone(),
+            exclude_larger_bytes: source.exclude_larger_bytes,
+            mounts: match source.mounts {
+                strongroom_protocol::control::Mounts::Cross => Mounts::Cross,
+                strongroom_protocol::control::Mounts::Stay => Mounts::Stop,
+            },
+        },
+        job: task.job,
+        freeze: hooks_of(task, source),
+        journal: hands.journal.clone(),
+        clock: Arc::clone(&hands.clock),
+    }
 }
 
 /// Quiet, view, thaw; then the reports.
 async fn take_view(
     hands: &Arc<Hands>,
     task: &Task,
-    work: &ProtectWork,
-) -> Result<Viewed<FilesView>, Refusal> {
-    let workload = FilesWorkload {
-        root: root_of(work),
-        job: task.job,
-        freeze: hooks_of(task, work),
-        journal: hands.journal.clone(),
-        clock: Arc::clone(&hands.clock),
-    };
-    let unavailable = |error: &dyn std::error::Error| {
-        Refusal::new(RefusalKind::Unavailable, Chain(error).to_string())
-    };
-    let taken = tokio::task::spawn_blocking(move || {
-        workload
-            .discover()
-            .map_err(|error| Refusal::new(RefusalKind::Invalid, Chain(&error).to_string()))?;
-        let quiesced = workload.quiesce().map_err(|error| unavailable(&error))?;
-        quiesced
-            .view(|| {
-                let view = workload.view()?;
-                let reached = view.consistency();
-                Ok::<_, files::ViewError>((view, reached))
-            })
-            .map_err(|error| unavailable(&error))
+    memory: &Memory,
+    source: Source,
+) -> Result<Viewed<Box<dyn Moment>>, Refusal> {
+    if let Err(error) = std::fs::create_dir_all(&hands.cache) {
+        tracing::warn!(%error, "no cache can be kept");
+    }
+    let (hands, job, memory) = (Arc::clone(hands), task.clone(), memory.clone());
+    let taken = tokio::task::spawn_blocking(move || match &source {
+        Source::App { kind, settings } => {
+            apps::view(*kind, settings, &Place { job: job.job, hands: &hands, memory: &memory })
+        }
+        Source::Files(source) => view(&files_workload(&hands, &job, source)),
     });
     let viewed = taken
         .await
         .unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Internal, "taking the view failed")))?;
     let evidence = &viewed.evidence;
-    let hooks: Vec<String> =
-        evidence.hooks.iter().map(crate::hooks::HookOutcome::describe).collect();
+    let hooks: Vec<String> = evidence.hooks.iter().map(HookOutcome::describe).collect();
     for (step, text) in [
         ("quiesce", hooks.join("; ")),
         ("snapshot", consistency_of(evidence).as_str().to_owned()),
@@ -149,104 +165,87 @@ async fn take_view(
     Ok(viewed)
 }
 
-const fn consistency_of(evidence: &Evidence) -> manifest::Consistency {
-    match evidence.consistency {
-        Consistency::Application => manifest::Consistency::Application,
-        Consistency::Crash => manifest::Consistency::Crash,
-        Consistency::Filesystem => manifest::Consistency::Filesystem,
-        Consistency::Fuzzy => manifest::Consistency::Fuzzy,
-    }
+/// Makes a workload quiet, takes its view, lets it go.
+pub(crate) fn view<W: Workload>(workload: &W) -> Result<Viewed<Box<dyn Moment>>, Refusal> {
+    let refusal = |error: &W::Error| Refusal::new(W::refusal(error), Chain(error).to_string());
+    workload.discover().map_err(|error| refusal(&error))?;
+    let quiesced = workload.quiesce().map_err(|error| refusal(&error))?;
+    let viewed = quiesced.view(|| {
+        let view = workload.view()?;
+        let reached = view.consistency();
+        Ok::<_, W::Error>((view, reached))
+    });
+    let Viewed { view, evidence } = viewed.map_err(|error| {
+        let kind = W::refusal(&error.source);
+        Refusal::new(kind, Chain(&error).to_string())
+    })?;
+    Ok(Viewed { view: Box::new(view), evidence })
 }
 
-fn options(
-    hands: &Hands,
-    contact: &Contact,
-    work: &ProtectWork,
-    view: &FilesView,
-    cut: CutParams,
-    keys: &AgentKeys,
-) -> Options {
-    let (repo, workload) = (contact.welcome.repo, work.workload);
-    let path = hands.cache.join(format!("{workload}.files"));
-    if let Err(error) = std::fs::create_dir_all(&hands.cache) {
-        tracing::warn!(%error, "no cache can be kept");
-    }
-    let key = |point| CacheKey { repo, workload, point };
-    Options {
-        rules: RuleSet {
-            exclude: work.source.exclude.clone(),
-            exclude_if_present: work.source.exclude_if_present.clone(),
-            exclude_larger_bytes: work.source.exclude_larger_bytes,
-            mounts: match work.source.mounts {
-                strongroom_protocol::control::Mounts::Cross => Mounts::Cross,
-                strongroom_protocol::control::Mounts::Stay => Mounts::Stop,
-            },
-        },
-        cut,
-        cache: Some(CachePlace { path, last: work.previous.map(key), this: key(work.point) }),
-        ..Options::new(view.root(), keys.cut_key)
+const fn consistency_of(evidence: &Evidence) -> manifest::Consistency {
+    use manifest::Consistency as Kept;
+    match evidence.consistency {
+        Consistency::Application => Kept::Application,
+        Consistency::Crash => Kept::Crash,
+        Consistency::Filesystem => Kept::Filesystem,
+        Consistency::Fuzzy => Kept::Fuzzy,
     }
 }
 
 /// Reads and sends the view; returns once the coordinator has the point.
 async fn stream(
-    hands: &Arc<Hands>,
     task: &Task,
     contact: &Contact,
-    work: &ProtectWork,
-    viewed: Viewed<FilesView>,
-    keys: AgentKeys,
-    options: Options,
+    run: Run,
+    viewed: Viewed<Box<dyn Moment>>,
 ) -> Result<Progress, Trouble> {
     let opening = Opening::Ingest { job: task.job, generation: task.generation };
     let (sender, receiver) = open(&contact.link, opening).await.map_err(|error| later(&error))?;
-    let (sink, driver) = pipeline::start(keys, sender, receiver);
+    let (sink, driver) = pipeline::start(run.keys.clone(), sender, receiver);
     let stop = StopFlag::of(task);
-    let run = Run {
-        hands: Arc::clone(hands),
-        sink: Arc::clone(&sink),
-        stop: Arc::clone(&stop.flag),
-        counts: Arc::default(),
-    };
     let counters = sink.counters();
-    drop(sink);
-    let ticking = tick(task.clone(), Arc::clone(&run.counts), Arc::clone(&counters));
-    let draft = Draft::of(work, &viewed.evidence, contact);
-    let counts = Arc::clone(&run.counts);
+    let (counts, memory) = (Arc::clone(&run.counts), run.memory.clone());
+    let ticking = tick(task.clone(), Arc::clone(&counts), Arc::clone(&counters));
+    let flag = Arc::clone(&stop.flag);
+    // The view comes back: only after the commit may what holds it go.
     let reading = tokio::task::spawn_blocking(move || {
-        let read = run.read(&options, draft);
-        // Only now may the snapshot go.
-        drop(viewed);
-        read
+        let mut viewed = viewed;
+        let read = run.read(&sink, &flag, &mut viewed);
+        (read, viewed.view)
     });
     let read = async {
         tokio::select! {
-            read = reading => read.unwrap_or(Err(ProtectError::Stopped)),
-            () = ticking => Err(ProtectError::Stopped),
+            read = reading => match read {
+                Ok((read, view)) => (read, Some(view)),
+                Err(_) => (Err(ProtectError::Stopped), None),
+            },
+            () = ticking => (Err(ProtectError::Stopped), None),
         }
     };
-    let (read, committed) = tokio::join!(read, driver.committed());
+    let ((read, view), committed) = tokio::join!(read, driver.committed());
     let outcome = conclude(read, committed, task);
-    if outcome.is_ok() {
-        return Ok(told(&counts.statistics(), &counters, Progress::default()));
-    }
-    if let Err(Trouble::Refused(_, RetryAdvice::AtOnce)) = &outcome {
-        forget_cache(hands, work);
+    match &outcome {
+        Ok(()) => {
+            let moved = tokio::task::spawn_blocking(move || {
+                if let Some(mut view) = view {
+                    view.committed();
+                }
+            });
+            if moved.await.is_err() {
+                tracing::warn!("what the next run starts from could not be moved on");
+            }
+            return Ok(told(&counts.statistics(), &counters, Progress::default()));
+        }
+        Err(Trouble::Refused(_, RetryAdvice::AtOnce)) => memory.forget(),
+        Err(_) => {}
     }
     outcome.map(|()| Progress::default())
-}
-
-fn forget_cache(hands: &Hands, work: &ProtectWork) {
-    let path = hands.cache.join(format!("{}.files", work.workload));
-    if let Err(error) = std::fs::remove_file(&path) {
-        tracing::warn!(%error, path = %path.display(), "a stale cache was not removed");
-    }
 }
 
 /// What became of it, from both halves: the wire's word explains the reader's.
 fn conclude(
     read: Result<Protected, ProtectError>,
-    committed: Result<strongroom_protocol::PointId, PipelineError>,
+    committed: Result<PointId, PipelineError>,
     task: &Task,
 ) -> Result<(), Trouble> {
     match (read, committed) {
@@ -298,38 +297,63 @@ fn told(counts: &files::Statistics, counters: &Counters, base: Progress) -> Prog
     }
 }
 
-/// The manifest's body as far as the agent knows it.
-struct Draft {
-    work: ProtectWork,
-    consistency: manifest::Consistency,
-    frozen_ms: u64,
-    hooks: String,
+/// The reading half, on a thread of its own.
+struct Run {
+    hands: Arc<Hands>,
+    work: Assignment,
+    keys: AgentKeys,
+    cut: CutParams,
+    memory: Memory,
+    counts: Arc<files::Progress>,
 }
 
-impl Draft {
-    fn of(work: &ProtectWork, evidence: &Evidence, _contact: &Contact) -> Self {
-        let mut said: Vec<String> =
-            evidence.hooks.iter().map(crate::hooks::HookOutcome::describe).collect();
-        said.extend(evidence.broken.iter().cloned());
-        Self {
-            work: work.clone(),
-            consistency: consistency_of(evidence),
-            frozen_ms: evidence.frozen_ms,
-            hooks: said.join("; "),
-        }
+impl Run {
+    fn read(
+        &self,
+        sink: &Arc<WireSink>,
+        stop: &AtomicBool,
+        viewed: &mut Viewed<Box<dyn Moment>>,
+    ) -> Result<Protected, ProtectError> {
+        let reading = Reading {
+            sink: &**sink,
+            progress: &self.counts,
+            stop,
+            clock: self.hands.clock.as_ref(),
+            cut: self.cut,
+            cut_key: self.keys.cut_key,
+            memory: self.memory.clone(),
+        };
+        let protected = viewed.view.read(&reading, &mut viewed.evidence)?;
+        let gaps = gaps(sink, &protected)?;
+        let source = viewed.view.source();
+        let body = self.body(source, &viewed.evidence, &protected, gaps);
+        let body = body.ok_or(ProtectError::Stopped)?;
+        let bytes = postcard::to_allocvec(&body).map_err(|_| ProtectError::Stopped)?;
+        let root = Reference { kind: BlobKind::Page, id: protected.root };
+        sink.end(root, Bytes::from(bytes)).map_err(|_| ProtectError::Stopped)?;
+        Ok(protected)
     }
 
-    fn body(&self, protected: &Protected, gaps: GapList) -> Option<Body> {
+    /// The manifest's body as far as the agent knows it.
+    fn body(
+        &self,
+        source: String,
+        evidence: &Evidence,
+        protected: &Protected,
+        gaps: GapList,
+    ) -> Option<Body> {
         let counts = protected.statistics;
         let nobody: NodeName = "agent".parse().ok()?;
         let policy: PolicyName = self.work.policy.parse().ok()?;
+        let mut said: Vec<String> = evidence.hooks.iter().map(HookOutcome::describe).collect();
+        said.extend(evidence.broken.iter().cloned());
         Some(Body {
             workload_name: self.work.name.clone(),
             // The coordinator writes in who it talks to.
             agent: nobody,
-            source: String::from_utf8_lossy(&self.work.source.path).into_owned(),
-            consistency: self.consistency,
-            frozen_ms: self.frozen_ms,
+            source,
+            consistency: consistency_of(evidence),
+            frozen_ms: evidence.frozen_ms,
             root: protected.root,
             stats: Stats {
                 files: counts.files,
@@ -346,44 +370,22 @@ impl Draft {
             previous: self.work.previous,
             committed: Timestamp::default(),
             software: SOFTWARE.to_owned(),
-            hooks: self.hooks.clone(),
+            hooks: said.join("; "),
         })
     }
 }
 
-/// The reading half, on a thread of its own.
-struct Run {
-    hands: Arc<Hands>,
-    sink: Arc<WireSink>,
-    stop: Arc<AtomicBool>,
-    counts: Arc<files::Progress>,
-}
-
-impl Run {
-    fn read(&self, options: &Options, draft: Draft) -> Result<Protected, ProtectError> {
-        let clock = self.hands.clock.as_ref();
-        let sink: &WireSink = &self.sink;
-        let protected = files::protect(options, sink, &self.counts, &self.stop, clock)?;
-        let gaps = self.gaps(&protected)?;
-        let body = draft.body(&protected, gaps).ok_or(ProtectError::Stopped)?;
-        let bytes = postcard::to_allocvec(&body).map_err(|_| ProtectError::Stopped)?;
-        let root = Reference { kind: BlobKind::Page, id: protected.root };
-        self.sink.end(root, Bytes::from(bytes)).map_err(|_| ProtectError::Stopped)?;
-        Ok(protected)
+/// Few gaps go into the manifest, many into a blob of their own.
+fn gaps(sink: &WireSink, protected: &Protected) -> Result<GapList, ProtectError> {
+    let gaps: Vec<manifest::Gap> = protected.gaps.iter().map(kept_gap).collect();
+    let all = protected.statistics.gaps.max(gaps.len() as u64);
+    if gaps.len() <= GAPS_INLINE_MAX && all == gaps.len() as u64 {
+        return Ok(GapList::Inline(gaps));
     }
-
-    /// Few gaps go into the manifest, many into a blob of their own.
-    fn gaps(&self, protected: &Protected) -> Result<GapList, ProtectError> {
-        let gaps: Vec<manifest::Gap> = protected.gaps.iter().map(kept_gap).collect();
-        let all = protected.statistics.gaps.max(gaps.len() as u64);
-        if gaps.len() <= GAPS_INLINE_MAX && all == gaps.len() as u64 {
-            return Ok(GapList::Inline(gaps));
-        }
-        let closed = || ProtectError::Sink(SinkError::Closed);
-        let (plain, _) = encode_gaps(&gaps).map_err(|_| closed())?;
-        let id = ChunkSink::put(&*self.sink, BlobKind::Gaps, Vec::new(), plain)?;
-        Ok(GapList::Blob { id, count: all })
-    }
+    let closed = || ProtectError::Sink(SinkError::Closed);
+    let (plain, _) = encode_gaps(&gaps).map_err(|_| closed())?;
+    let id = ChunkSink::put(sink, BlobKind::Gaps, Vec::new(), plain)?;
+    Ok(GapList::Blob { id, count: all })
 }
 
 fn kept_gap(gap: &files::Gap) -> manifest::Gap {

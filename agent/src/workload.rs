@@ -2,13 +2,18 @@
 //! has, becomes quiet, gives a view of one moment; bytes leave through a [`ChunkSink`].
 //! Knows no network and no policy.
 
+pub mod apps;
 pub mod btrfs;
+pub mod compose;
 pub mod files;
+pub mod moment;
 
+use strongroom_protocol::opening::RefusalKind;
 use strongroom_protocol::{BlobKind, ChunkId, Reference};
 use strongroom_store::tree::{BlobSink, SinkError};
 
 use crate::quiesce::{Consistency, Quiesced};
+use crate::workload::moment::Moment;
 
 /// Names beginning so are the agent's own (snapshots, unfinished restores): never protected.
 pub const OWN_PREFIX: &str = ".strongroom-";
@@ -27,7 +32,7 @@ pub struct Item {
 /// A protected thing on this host.
 pub trait Workload {
     /// What a quiet moment yields, to be read after the thaw.
-    type View;
+    type View: Moment + 'static;
     /// Why it did not work.
     type Error: std::error::Error + Send + Sync + 'static;
 
@@ -48,6 +53,9 @@ pub trait Workload {
     /// # Errors
     /// No view could be taken.
     fn view(&self) -> Result<Self::View, Self::Error>;
+
+    /// How a person is told of the error, and by that whether trying again may help.
+    fn refusal(error: &Self::Error) -> RefusalKind;
 }
 
 /// Takes blobs as they are made. `put` may block while too much is under way, and returns

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use strongroom_agent::quiesce::Consistency;
 use strongroom_agent::restore::{RestoreError, RestoreOptions, Restorer};
+use strongroom_agent::workload::files::rules::RuleSet;
 use strongroom_agent::workload::files::{FilesWorkload, Options, Progress, protect};
+use strongroom_agent::workload::moment::Moment as _;
 use strongroom_agent::workload::{ChunkSink, Workload, btrfs};
 use strongroom_protocol::{BlobKind, ChunkId, JobId, Reference, SystemClock};
 use strongroom_store::tree::{BlobSink as _, MemoryBlobs, SinkError, Tree};
@@ -65,6 +67,7 @@ fn a_snapshot_is_one_moment_and_is_gone_afterwards() {
     let job = |byte| JobId::from_bytes([byte; 16]);
     let workload = FilesWorkload {
         root: root.clone(),
+        rules: RuleSet::default(),
         job: job(1),
         freeze: None,
         journal: dir.path().join("journal"),

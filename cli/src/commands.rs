@@ -37,6 +37,9 @@ pub(crate) enum Command {
     Enrol(enrol::EnrolArgs),
     #[command(hide = true)]
     Run(run_node::RunArgs),
+    /// Hold a freeze for an agent, over standard input and output
+    #[command(hide = true)]
+    FreezeHolder,
     /// Say what needs attention at a site
     Status,
     /// List the nodes and whether they are connected
@@ -81,6 +84,10 @@ impl Command {
             Self::Token(args) => args.run(session).await,
             Self::Enrol(args) => args.run(session).await,
             Self::Run(args) => args.run(session).await,
+            Self::FreezeHolder => match strongroom_agent::hold_freeze() {
+                true => Ok(Ending::Done),
+                false => Err(Failure::new("something may still be frozen")),
+            },
             Self::Operator(args) => args.run(session),
             Self::Keys(args) => args.run(session).await,
             Self::Policy(args) => args.run(session).await,

@@ -21,6 +21,7 @@ const EXPIRE: Kind = ("let points go", FIRST);
 const HEAL: Kind = ("give back what is hurt", FIRST);
 const LOOK: Kind = ("look at copies", FIRST);
 const PROTECT: Kind = ("protect", EVER);
+const PROTECT_APP: Kind = ("protect applications", FIRST);
 const PROTECT_BLOCKS: Kind = ("protect files of blocks", FIRST);
 const PROVE: Kind = ("prove", EVER);
 const RECOVER: Kind = ("recover", EVER);
@@ -36,6 +37,7 @@ const fn kind_of(work: &Work) -> Kind {
         Work::Heal { .. } => HEAL,
         Work::Look { .. } => LOOK,
         Work::Protect(_) => PROTECT,
+        Work::ProtectApp(_) => PROTECT_APP,
         Work::ProtectBlocks { .. } => PROTECT_BLOCKS,
         Work::Prove { .. } => PROVE,
         Work::Recover(_) => RECOVER,

@@ -2,7 +2,7 @@
 //! looking things up.
 
 use strongroom_protocol::control::{
-    FilesSource, Mounts, Overwrite, ProtectWork, RecoverWork, Work,
+    AppWork, FilesSource, Mounts, Overwrite, ProtectWork, RecoverWork, Work,
 };
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Chain, PointId, Timestamp, WorkloadId, WorkloadName};
@@ -12,7 +12,7 @@ use crate::catalog::PointFilter;
 use crate::foreman::RecoverOrder;
 use crate::job::{Job, Task};
 use crate::jobs::IngestPlan;
-use crate::policy::Source;
+use crate::policy::{self, AppSource, Source};
 use crate::site::Site;
 
 fn unavailable(error: &dyn std::error::Error) -> Refusal {
@@ -26,16 +26,7 @@ pub(crate) fn work(
     order: Option<&RecoverOrder>,
 ) -> Result<(Work, Option<WorkloadId>), Refusal> {
     match job.task() {
-        Task::Protect { workload, point, .. } => {
-            let (work, id) = protect(site, workload, *point)?;
-            let work = Box::new(work);
-            Ok(match site.repo.config().cut.blocks {
-                Blocks::AsFiles => (Work::Protect(work), Some(id)),
-                Blocks::Sized { min, max } => {
-                    (Work::ProtectBlocks { work, blocks_min: min, blocks_max: max }, Some(id))
-                }
-            })
-        }
+        Task::Protect { workload, point, .. } => protect(site, workload, *point),
         Task::Recover { point, target, select, .. } => {
             let work = RecoverWork {
                 point: *point,
@@ -53,7 +44,7 @@ fn protect(
     site: &Site,
     name: &WorkloadName,
     point: PointId,
-) -> Result<(ProtectWork, WorkloadId), Refusal> {
+) -> Result<(Work, Option<WorkloadId>), Refusal> {
     let in_force = site.in_force();
     let declared = in_force.declared.workloads.get(name).ok_or_else(|| {
         Refusal::new(RefusalKind::Unknown, format!("workload {name} is declared no more"))
@@ -62,8 +53,48 @@ fn protect(
     let fresh = WorkloadId::fresh(now.unix_ms());
     let record =
         site.catalog.ensure_workload(name, fresh, now).map_err(|error| unavailable(&error))?;
-    let Source::Files(files) = &declared.source;
-    let source = FilesSource {
+    let sizes = match site.repo.config().cut.blocks {
+        Blocks::AsFiles => None,
+        Blocks::Sized { min, max } => Some((min, max)),
+    };
+    let (workload, name, previous) = (record.id, name.clone(), newest(site, name)?);
+    let (policy, policy_version) = (declared.policy.to_string(), in_force.version);
+    let work = match &declared.source {
+        Source::App(AppSource { kind, settings }) => Work::ProtectApp(Box::new(AppWork {
+            workload,
+            name,
+            point,
+            previous,
+            kind: *kind,
+            settings: settings.clone(),
+            blocks: sizes,
+            policy,
+            policy_version,
+        })),
+        Source::Files(files) => {
+            let source = files_source(files);
+            let work = Box::new(ProtectWork {
+                workload,
+                name,
+                point,
+                previous,
+                source,
+                policy,
+                policy_version,
+            });
+            match sizes {
+                None => Work::Protect(work),
+                Some((blocks_min, blocks_max)) => {
+                    Work::ProtectBlocks { work, blocks_min, blocks_max }
+                }
+            }
+        }
+    };
+    Ok((work, Some(workload)))
+}
+
+fn files_source(files: &policy::FilesSource) -> FilesSource {
+    FilesSource {
         path: files.path.clone().into_bytes(),
         exclude: files.exclude.clone(),
         exclude_if_present: files.exclude_if_present.clone(),
@@ -72,17 +103,7 @@ fn protect(
         pre_hook: files.pre_hook.clone(),
         post_hook: files.post_hook.clone(),
         hook_seconds_max: files.hook_seconds_max,
-    };
-    let work = ProtectWork {
-        workload: record.id,
-        name: name.clone(),
-        point,
-        previous: newest(site, name)?,
-        source,
-        policy: declared.policy.to_string(),
-        policy_version: in_force.version,
-    };
-    Ok((work, record.id))
+    }
 }
 
 /// The newest committed point that is still here: a cache made with it may be believed.

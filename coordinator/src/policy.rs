@@ -6,6 +6,7 @@
 mod plan;
 mod problem;
 mod read;
+mod read_app;
 mod read_copy;
 mod read_workload;
 mod sheet;
@@ -14,6 +15,7 @@ mod text;
 use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
+use strongroom_protocol::control::AppKind;
 use strongroom_protocol::{CopyName, MediaSetName, NodeName, PolicyName, WorkloadName};
 
 use crate::retention::{Consistency, CopyRules, Keep, Period, ProofLevel, Rules, WorkloadRules};
@@ -163,6 +165,7 @@ pub struct Workload {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Source {
+    App(AppSource),
     Files(FilesSource),
 }
 
@@ -170,9 +173,27 @@ impl Source {
     /// The word in the policy file and in tables.
     pub const fn kind(&self) -> &'static str {
         match self {
+            Self::App(app) => app.kind.as_str(),
             Self::Files(_) => "files",
         }
     }
+
+    /// What it is pointed at, in a word or two.
+    pub fn place(&self) -> String {
+        match self {
+            Self::App(app) => app.settings.first().map(|(_, value)| value.clone()),
+            Self::Files(files) => Some(files.path.clone()),
+        }
+        .unwrap_or_default()
+    }
+}
+
+/// An application.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AppSource {
+    pub kind: AppKind,
+    /// Key and value in the order of the kind's table (`read_app.rs`); lists repeat their key.
+    pub settings: Vec<(String, String)>,
 }
 
 /// A tree of files.

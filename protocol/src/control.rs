@@ -155,6 +155,8 @@ pub enum Work {
     Look { copy: CopyName, set: Option<MediaSetName>, points: Vec<PointId> },
     /// Agent: make a point, in a vault where files of blocks are cut to these sizes.
     ProtectBlocks { work: Box<ProtectWork>, blocks_min: u32, blocks_max: u32 },
+    /// Agent: make a point of an application.
+    ProtectApp(Box<AppWork>),
 }
 
 /// Whether points are only named, or are to go.
@@ -208,6 +210,46 @@ pub struct ProtectWork {
     pub source: FilesSource,
     pub policy: String,
     pub policy_version: u64,
+}
+
+/// A protect assignment for an application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppWork {
+    pub workload: WorkloadId,
+    pub name: WorkloadName,
+    pub point: PointId,
+    /// The newest committed point, by which what the agent remembers is believed or not.
+    pub previous: Option<PointId>,
+    pub kind: AppKind,
+    /// By the keys of the policy file, in its order; a list is its key repeated. Secrets are
+    /// never among them: they lie in files of the protected host.
+    pub settings: Vec<(String, String)>,
+    /// Sizes to which files of blocks are cut, in bytes: least and most; none: as other files.
+    pub blocks: Option<(u32, u32)>,
+    pub policy: String,
+    pub policy_version: u64,
+}
+
+/// What kind of application it is. The order is the wire: append only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum AppKind {
+    /// A cluster of PostgreSQL.
+    Postgres,
+    /// A directory such as Active Directory.
+    Directory,
+    /// A virtual machine.
+    Vm,
+}
+
+impl AppKind {
+    /// The word in policy files and tables.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Directory => "directory",
+            Self::Vm => "vm",
+        }
+    }
 }
 
 /// What a file-system workload consists of.

@@ -70,7 +70,10 @@ impl Hands {
             Work::Expire { points, order, .. } => self.expire(task, points, order).await,
             Work::Heal { .. } => heal::give_back(&self.repo, task).await,
             Work::Look { set, points, .. } => self.look(task, set, points).await,
-            Work::Protect(_) | Work::ProtectBlocks { .. } | Work::Recover(_) => {
+            Work::Protect(_)
+            | Work::ProtectApp(_)
+            | Work::ProtectBlocks { .. }
+            | Work::Recover(_) => {
                 Err(Refusal::new(RefusalKind::Invalid, "a proxy protects no workloads"))
             }
         }
@@ -132,7 +135,9 @@ const fn step_of(work: &Work) -> &'static str {
         Work::Expire { .. } => "expire",
         Work::Heal { .. } => "give-back",
         Work::Look { .. } => "look",
-        Work::Protect(_) | Work::ProtectBlocks { .. } | Work::Recover(_) => "refuse",
+        Work::Protect(_) | Work::ProtectApp(_) | Work::ProtectBlocks { .. } | Work::Recover(_) => {
+            "refuse"
+        }
     }
 }
 

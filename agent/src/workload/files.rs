@@ -123,6 +123,9 @@ pub enum ProtectError {
     /// The root is not there or cannot be opened.
     #[error("the root {} cannot be walked", .root.display())]
     Root { root: PathBuf, source: io::Error },
+    /// The application did not give what it was asked for.
+    #[error("the application could not be read")]
+    Application(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A rule that cannot be used.
     #[error("the rules of the workload are not usable")]
     Rules(#[from] RuleError),
@@ -161,18 +164,32 @@ pub struct Protected {
     /// Up to [`directories::GAPS_KEPT_MAX`] of them; all are counted in the statistics.
     pub gaps: Vec<Gap>,
     pub statistics: Statistics,
-    cache: Option<NewCache>,
+    caches: Vec<NewCache>,
 }
 
 impl Protected {
+    /// A point of one item.
+    pub(crate) fn of(
+        item: Entry,
+        gaps: Vec<Gap>,
+        statistics: Statistics,
+        caches: Vec<NewCache>,
+        sink: &dyn ChunkSink,
+    ) -> Result<Self, ProtectError> {
+        let mut builder = DirectoryBuilder::new();
+        builder.push(item.clone(), &mut Through(sink))?;
+        let root = builder.finish(&mut Through(sink))?;
+        Ok(Self { root, item, gaps, statistics, caches })
+    }
+
     /// Ends the run. The cache is believed from now on only if the point was committed.
     ///
     /// # Errors
     /// The cache could not be put in place; the next run reads everything.
     pub fn finish(self, committed: Committed) -> io::Result<()> {
-        match (self.cache, committed) {
-            (Some(cache), Committed::Yes) => cache.keep(),
-            _ => Ok(()),
+        match committed {
+            Committed::No => Ok(()),
+            Committed::Yes => self.caches.into_iter().try_for_each(NewCache::keep),
         }
     }
 }
@@ -188,6 +205,20 @@ pub fn protect(
     stop: &AtomicBool,
     clock: &dyn Clock,
 ) -> Result<Protected, ProtectError> {
+    let Assembled { page, meta, gaps, cache } = tree(options, sink, progress, stop, clock)?;
+    let item = Entry { name: options.item.clone(), node: Node::Directory { page }, meta };
+    let statistics = progress.statistics();
+    Protected::of(item, gaps, statistics, cache.into_iter().collect(), sink)
+}
+
+/// As [`protect`], for a tree that is a part of a point.
+pub(crate) fn tree(
+    options: &Options,
+    sink: &dyn ChunkSink,
+    progress: &Progress,
+    stop: &AtomicBool,
+    clock: &dyn Clock,
+) -> Result<Assembled, ProtectError> {
     let started = clock.now();
     let rules = Rules::new(&options.rules)?;
     let cutters = Cutters::new(options.cut, options.cut_key)?;
@@ -242,7 +273,7 @@ pub fn protect(
     if let (Err(ProtectError::Cache(_)), Some(place)) = (&assembled, place) {
         place.forget();
     }
-    conclude(options, &counting, progress, assembled?)
+    assembled
 }
 
 fn read(orders: &Receiver<Order>, mut reader: Reader<'_>) {
@@ -274,20 +305,6 @@ impl Drop for Ends<'_> {
     fn drop(&mut self) {
         self.0.end();
     }
-}
-
-fn conclude(
-    options: &Options,
-    sink: &dyn ChunkSink,
-    progress: &Progress,
-    assembled: Assembled,
-) -> Result<Protected, ProtectError> {
-    let Assembled { page, meta, gaps, cache } = assembled;
-    let item = Entry { name: options.item.clone(), node: Node::Directory { page }, meta };
-    let mut builder = DirectoryBuilder::new();
-    builder.push(item.clone(), &mut Through(sink))?;
-    let root = builder.finish(&mut Through(sink))?;
-    Ok(Protected { root, item, gaps, statistics: progress.statistics(), cache })
 }
 
 /// Counts what passes.

@@ -16,7 +16,7 @@ use crate::audit;
 use crate::catalog::{JobFilter, LedgerRow, PointFilter, PointRecord};
 use crate::copies::CopyTask;
 use crate::job::{Job, Next, State, Task};
-use crate::policy::{CopyKind, PRIMARY, Source};
+use crate::policy::{CopyKind, PRIMARY};
 use crate::retention::{self, CopyState};
 use crate::schedule;
 use crate::site::Site;
@@ -114,9 +114,7 @@ pub(super) fn workloads(site: &Site) -> Answer<Vec<WorkloadRow>> {
         let newest = points.first();
         let agent = declared.map(|of| of.agent.clone()).or_else(|| newest.map(|p| p.agent.clone()));
         let Some(agent) = agent else { continue };
-        let source = declared.map(|of| match &of.source {
-            Source::Files(files) => files.path.clone(),
-        });
+        let source = declared.map(|of| of.source.place());
         rows.push(WorkloadRow {
             id: record.id,
             kind: declared.map_or("no longer declared", |of| of.source.kind()).to_owned(),

@@ -5,7 +5,7 @@ use std::fmt;
 
 use strongroom_protocol::{CopyName, PolicyName, Timestamp, WorkloadName};
 
-use crate::policy::{Bytes, CopyKind, Declared, Policy, Seconds, Source, Workload};
+use crate::policy::{Bytes, CopyKind, Declared, FilesSource, Policy, Seconds, Source, Workload};
 use crate::retention::{CopyState, Difference, Keep, Marks, PointFacts, what_if};
 
 /// One consequence of an edit.
@@ -215,12 +215,29 @@ fn policy_fields(policy: &Policy) -> Fields {
 }
 
 fn workload_fields(workload: &Workload) -> Fields {
-    let Source::Files(files) = &workload.source;
-    let larger = files.exclude_larger_bytes.map(|bytes| Bytes(bytes).to_string());
-    let pairs = [
+    let common = [
         ("agent", workload.agent.to_string()),
         ("policy", workload.policy.to_string()),
         ("kind", workload.source.kind().to_owned()),
+    ];
+    let common = common.into_iter().map(|(field, text)| (field.to_owned(), text));
+    match &workload.source {
+        Source::App(app) => {
+            let mut fields: Fields = common.collect();
+            for (key, value) in &app.settings {
+                let text = fields.entry(key.clone()).or_default();
+                text.push_str(if text.is_empty() { "" } else { ", " });
+                text.push_str(value);
+            }
+            fields
+        }
+        Source::Files(files) => common.chain(files_fields(files)).collect(),
+    }
+}
+
+fn files_fields(files: &FilesSource) -> impl Iterator<Item = (String, String)> {
+    let larger = files.exclude_larger_bytes.map(|bytes| Bytes(bytes).to_string());
+    let pairs = [
         ("path", files.path.clone()),
         ("exclude", listed(&files.exclude)),
         ("exclude_if_present", listed(&files.exclude_if_present)),
@@ -230,5 +247,5 @@ fn workload_fields(workload: &Workload) -> Fields {
         ("post_hook", files.post_hook.join(" ")),
         ("hook_deadline", Seconds(u64::from(files.hook_seconds_max)).to_string()),
     ];
-    pairs.into_iter().map(|(field, text)| (field.to_owned(), text)).collect()
+    pairs.into_iter().map(|(field, text)| (field.to_owned(), text))
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use strongroom_protocol::control::AppKind;
 use strongroom_protocol::{PolicyName, WorkloadName};
 
 use crate::policy::problem::nearest;
+use crate::policy::read_app;
 use crate::policy::sheet::{Section, Sheet, Word};
 use crate::policy::{Bytes, FilesSource, HOOK_SECONDS_DEFAULT, Seconds, Source, Workload};
 
@@ -23,7 +25,9 @@ const FILES_KEYS: &[&str] = &[
     "hook_deadline",
 ];
 /// Kinds the product names elsewhere and does not yet protect.
-const KINDS_TO_COME: &[&str] = &["postgres", "directory", "vm", "lun", "volume"];
+const KINDS_TO_COME: &[&str] = &["lun", "volume"];
+/// Kinds it protects.
+const KINDS: [&str; 4] = ["files", "postgres", "directory", "vm"];
 
 /// Every workload; `policies` are the names the file declares, sound or not.
 pub(super) fn read_workloads(
@@ -46,7 +50,11 @@ fn read_workload(
     section: &Section<'_>,
     policies: &[&str],
 ) -> Option<Workload> {
-    let known: Vec<&str> = COMMON_KEYS.iter().chain(FILES_KEYS).copied().collect();
+    let app = sheet.word(section, "kind").and_then(|word| app_kind(word.text));
+    let known: Vec<&str> = match app {
+        Some(kind) => COMMON_KEYS.iter().copied().chain(read_app::keys(kind)).collect(),
+        None => COMMON_KEYS.iter().chain(FILES_KEYS).copied().collect(),
+    };
     sheet.only(section, &known);
     for (key, example) in [
         ("agent", "agent = \"fs1\""),
@@ -86,15 +94,24 @@ fn read_source(sheet: &mut Sheet<'_>, section: &Section<'_>) -> Option<Source> {
         "files" => read_files(sheet, section).map(Source::Files),
         kind if KINDS_TO_COME.contains(&kind) => {
             let message = format!("workloads of kind {kind:?} cannot be protected yet");
-            sheet.wrong(&word.span, message, Some("the only kind so far is `files`".to_owned()));
+            let hint = format!("the kinds so far: {}", KINDS.join(", "));
+            sheet.wrong(&word.span, message, Some(hint));
             None
         }
         kind => {
-            let hint = nearest(kind, ["files"]);
-            sheet.wrong(&word.span, format!("{kind:?} is no kind of workload: files"), hint);
-            None
+            let Some(app) = app_kind(kind) else {
+                let message = format!("{kind:?} is no kind of workload: {}", KINDS.join(", "));
+                sheet.wrong(&word.span, message, nearest(kind, KINDS));
+                return None;
+            };
+            read_app::read(sheet, section, app).map(Source::App)
         }
     }
+}
+
+fn app_kind(word: &str) -> Option<AppKind> {
+    let kinds = [AppKind::Postgres, AppKind::Directory, AppKind::Vm];
+    kinds.into_iter().find(|kind| kind.as_str() == word)
 }
 
 fn read_files(sheet: &mut Sheet<'_>, section: &Section<'_>) -> Option<FilesSource> {

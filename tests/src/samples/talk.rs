@@ -1,9 +1,9 @@
 //! Samples of openings, control and enrolment.
 
 use strongroom_protocol::control::{
-    Ending, ExpireAnswer, ExpireOrder, ExpireOutcome, FilesSource, FromNode, Mounts, Naming,
-    Overwrite, Progress, ProtectWork, RecoverWork, RetryAdvice, ScrubNews, StepNews, ToNode,
-    Welcome, Work,
+    AppKind, AppWork, Ending, ExpireAnswer, ExpireOrder, ExpireOutcome, FilesSource, FromNode,
+    Mounts, Naming, Overwrite, Progress, ProtectWork, RecoverWork, RetryAdvice, ScrubNews,
+    StepNews, ToNode, Welcome, Work,
 };
 use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse, TokenProof};
 use strongroom_protocol::opening::{Opened, Opening, RefusalKind};
@@ -142,6 +142,8 @@ impl Sampled for ToNode {
         all.extend(healing_works().into_iter().map(assign));
         let work = protecting(Mounts::Cross, None);
         all.push(assign(Work::ProtectBlocks { work, blocks_min: 1 << 15, blocks_max: 3 << 15 }));
+        let apps = [AppKind::Postgres, AppKind::Directory, AppKind::Vm];
+        all.extend(apps.map(protecting_app).map(Work::ProtectApp).map(assign));
         all
     }
 }
@@ -163,6 +165,20 @@ fn protecting(mounts: Mounts, previous: Option<PointId>) -> Box<ProtectWork> {
         point: id(3),
         previous,
         source,
+        policy: "gold".to_owned(),
+        policy_version: 4,
+    })
+}
+
+fn protecting_app(kind: AppKind) -> Box<AppWork> {
+    Box::new(AppWork {
+        workload: id(5),
+        name: name("crm@north"),
+        point: id(3),
+        previous: Some(id(2)),
+        kind,
+        settings: vec![("user".to_owned(), "backup".to_owned())],
+        blocks: Some((1 << 15, 3 << 15)),
         policy: "gold".to_owned(),
         policy_version: 4,
     })

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub enum GapReason {
     /// It changed each time it was read; what is stored is a mixture of moments.
     Changed,
+    /// The application's own checks say that it is damaged; it is stored as it is.
+    Corrupt { what: String },
     /// Permission was refused.
     Denied,
     /// The disk did not give it.
@@ -33,6 +35,7 @@ impl GapReason {
     pub fn describe(&self) -> String {
         match self {
             Self::Changed => "changed while it was read".to_owned(),
+            Self::Corrupt { what } => what.clone(),
             Self::Denied => "permission denied".to_owned(),
             Self::Damaged => "input/output error".to_owned(),
             Self::LinkForgotten => "hard link stored as a file of its own".to_owned(),
@@ -71,5 +74,12 @@ impl Gap {
     /// A gap at `path`.
     pub fn new(path: &[u8], reason: GapReason) -> Self {
         Self { path: path.to_vec(), reason }
+    }
+
+    /// The same gap, told from a directory higher up that leads to it by `above`.
+    pub fn below(mut self, above: &[u8]) -> Self {
+        let path = [above, b"/", &self.path].concat();
+        self.path = if self.path.is_empty() { above.to_vec() } else { path };
+        self
     }
 }

@@ -119,7 +119,8 @@ impl Cutters {
         Ok(Self { files, blocks })
     }
 
-    const fn of(&self, bytes: u64) -> Cutter {
+    /// The cutter of a file so long.
+    pub(crate) const fn of(&self, bytes: u64) -> Cutter {
         if CutParams::is_blocks(bytes) { self.blocks } else { self.files }
     }
 }

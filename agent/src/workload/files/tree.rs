@@ -6,17 +6,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use strongroom_protocol::opening::RefusalKind;
 use strongroom_protocol::{Clock, JobId};
 
 use crate::hooks::{HookError, HookPair, HookWindow};
 use crate::quiesce::{Consistency, Evidence, Freeze, Quiesced, Thaw, Unheld};
 use crate::workload::btrfs::{Snapshot, SnapshotError};
+use crate::workload::files::rules::RuleSet;
+use crate::workload::files::{self, Options, ProtectError, Protected};
+use crate::workload::moment::{Moment, Reading};
 use crate::workload::{Item, Workload};
 
 /// A tree of files on this host.
 #[derive(Clone)]
 pub struct FilesWorkload {
     pub root: PathBuf,
+    pub rules: RuleSet,
     pub job: JobId,
     /// Make the application quiet, and let it go.
     pub freeze: Option<HookPair>,
@@ -29,6 +34,7 @@ pub struct FilesWorkload {
 #[derive(Debug)]
 pub struct FilesView {
     root: PathBuf,
+    rules: RuleSet,
     snapshot: Option<Snapshot>,
 }
 
@@ -37,11 +43,29 @@ impl FilesView {
     pub fn root(&self) -> &Path {
         self.snapshot.as_ref().map_or(&self.root, Snapshot::path)
     }
+}
 
-    /// What was reached.
-    pub const fn consistency(&self) -> Consistency {
+impl Moment for FilesView {
+    fn source(&self) -> String {
+        self.root.to_string_lossy().into_owned()
+    }
+
+    fn consistency(&self) -> Consistency {
         // An application that was told is claimed only as far as its freeze held.
         if self.snapshot.is_some() { Consistency::Application } else { Consistency::Fuzzy }
+    }
+
+    fn read(
+        &mut self,
+        reading: &Reading<'_>,
+        _evidence: &mut Evidence,
+    ) -> Result<Protected, ProtectError> {
+        let options = Options {
+            rules: self.rules.clone(),
+            ..reading.options(self.root().to_owned(), "files")
+        };
+        let Reading { sink, progress, stop, clock, .. } = *reading;
+        files::protect(&options, sink, progress, stop, clock)
     }
 }
 
@@ -101,13 +125,22 @@ impl Workload for FilesWorkload {
 
     fn view(&self) -> Result<FilesView, ViewError> {
         let root = self.root.clone();
-        match Snapshot::create(&root, self.job) {
-            Ok(snapshot) => Ok(FilesView { root, snapshot: Some(snapshot) }),
-            Err(SnapshotError::NotBtrfs { .. }) => Ok(FilesView { root, snapshot: None }),
+        let snapshot = match Snapshot::create(&root, self.job) {
+            Ok(snapshot) => Some(snapshot),
+            Err(SnapshotError::NotBtrfs { .. }) => None,
             Err(error) => {
                 tracing::warn!(%error, "the tree is read live");
-                Ok(FilesView { root, snapshot: None })
+                None
             }
+        };
+        Ok(FilesView { root, rules: self.rules.clone(), snapshot })
+    }
+
+    fn refusal(error: &ViewError) -> RefusalKind {
+        match error {
+            // A path that is not there is for a person to look at; the next run tries again.
+            ViewError::Root { .. } => RefusalKind::Invalid,
+            ViewError::Hook { .. } => RefusalKind::Unavailable,
         }
     }
 }

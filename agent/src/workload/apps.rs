@@ -1,0 +1,87 @@
+//! The applications: what the policy file says of each, and which room is asked for its view.
+
+use std::str::FromStr;
+
+use serde_json::Value;
+use strongroom_protocol::JobId;
+use strongroom_protocol::control::AppKind;
+use strongroom_protocol::opening::{Refusal, RefusalKind};
+
+use crate::holder::Holding;
+use crate::orders::Hands;
+use crate::quiesce::Viewed;
+use crate::workload::moment::{Memory, Moment};
+
+/// What the policy file says of an application: words by key.
+#[derive(Clone, Debug, Default)]
+pub struct Settings(Vec<(String, String)>);
+
+/// A setting that is missing or cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingError {
+    /// The policy file does not say it, and nothing can be assumed.
+    #[error("the policy says no `{key}` of this workload")]
+    Missing { key: &'static str },
+    /// Not a value this agent understands.
+    #[error("`{key}` of this workload cannot be {value:?}")]
+    Unusable { key: &'static str, value: String },
+}
+
+impl Settings {
+    /// From pairs as they came; a list is its key repeated.
+    pub const fn new(pairs: Vec<(String, String)>) -> Self {
+        Self(pairs)
+    }
+
+    /// The word at `key`, if any.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.all(key).next()
+    }
+
+    /// The words at `key`.
+    pub fn all<'s>(&'s self, key: &str) -> impl Iterator<Item = &'s str> {
+        self.0.iter().filter(move |(known, _)| known == key).map(|(_, value)| value.as_str())
+    }
+
+    /// The word at `key`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn wanted(&self, key: &'static str) -> Result<&str, SettingError> {
+        self.get(key).ok_or(SettingError::Missing { key })
+    }
+
+    /// The word at `key` as the type that parses it.
+    ///
+    /// # Errors
+    /// It does not parse.
+    pub fn parsed<T: FromStr>(&self, key: &'static str) -> Result<Option<T>, SettingError> {
+        let unusable = |value: &str| SettingError::Unusable { key, value: value.to_owned() };
+        self.get(key).map(|value| value.parse().map_err(|_| unusable(value))).transpose()
+    }
+}
+
+/// Where a run happens.
+pub(crate) struct Place<'run> {
+    pub(crate) job: JobId,
+    pub(crate) hands: &'run Hands,
+    pub(crate) memory: &'run Memory,
+}
+
+/// The ways of holding an application still, for a holder process.
+pub fn held(what: &str, about: &Value) -> Option<Result<Box<dyn Holding>, String>> {
+    let _ = (what, about);
+    None
+}
+
+/// Makes the application quiet, takes its view, lets it go.
+pub(crate) fn view(
+    kind: AppKind,
+    settings: &Settings,
+    place: &Place<'_>,
+) -> Result<Viewed<Box<dyn Moment>>, Refusal> {
+    let _ = (settings, place.job, place.memory, &place.hands.journal);
+    let text = format!("this agent cannot protect workloads of kind {}", kind.as_str());
+    Err(Refusal::new(RefusalKind::Invalid, text))
+}

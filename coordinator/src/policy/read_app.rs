@@ -1,0 +1,141 @@
+//! The applications of a policy file: which keys each kind has, and what may stand there. What
+//! a key means is for the agent's room of that kind; no key holds a secret.
+
+use strongroom_protocol::control::AppKind;
+
+use crate::policy::sheet::{Section, Sheet};
+use crate::policy::{AppSource, Seconds};
+
+/// A key of a kind.
+struct Key {
+    key: &'static str,
+    shape: Shape,
+    /// An example, where the key may not be left out.
+    wanted: Option<&'static str>,
+}
+
+/// What may stand at a key.
+enum Shape {
+    /// A duration.
+    Duration,
+    /// One text or a list of texts.
+    List,
+    /// A whole number.
+    Number,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// An absolute path on the agent's host.
+    Path,
+    /// Any text.
+    Text,
+}
+
+const fn may(key: &'static str, shape: Shape) -> Key {
+    Key { key, shape, wanted: None }
+}
+
+const fn must(key: &'static str, shape: Shape, example: &'static str) -> Key {
+    Key { key, shape, wanted: Some(example) }
+}
+
+/// The first of a table is what the workload is pointed at.
+const POSTGRES: &[Key] = &[
+    must("host", Shape::Text, "host = \"/var/run/postgresql\""),
+    may("mode", Shape::OneOf(&["direct", "wire"])),
+    may("data", Shape::Path),
+    may("port", Shape::Number),
+    may("user", Shape::Text),
+    may("database", Shape::Text),
+    may("password_file", Shape::Path),
+    may("prefer", Shape::OneOf(&["any", "primary", "prefer-standby", "standby-only"])),
+    may("max_lag", Shape::Duration),
+    may("slot", Shape::Text),
+];
+const DIRECTORY: &[Key] = &[
+    must("url", Shape::Text, "url = \"ldaps://dc1.example.com\""),
+    must("bind", Shape::Text, "bind = \"backup@example.com\""),
+    must("password_file", Shape::Path, "password_file = \"/etc/strongroom/ad-password\""),
+    may("ca_file", Shape::Path),
+    may("domain", Shape::OneOf(&["none", "online", "offline"])),
+    may("exclude", Shape::List),
+];
+const VM: &[Key] = &[
+    must("machine", Shape::Text, "machine = \"web1\""),
+    may("libvirt", Shape::Text),
+    may("qmp", Shape::Path),
+    may("guest_agent", Shape::Path),
+    may("quiesce", Shape::OneOf(&["required", "wanted", "never"])),
+    may("freeze_deadline", Shape::Duration),
+    may("exclude", Shape::List),
+    may("keep", Shape::List),
+];
+
+const fn table(kind: AppKind) -> &'static [Key] {
+    match kind {
+        AppKind::Directory => DIRECTORY,
+        AppKind::Postgres => POSTGRES,
+        AppKind::Vm => VM,
+    }
+}
+
+/// The keys a workload of this kind may have, beside what all have.
+pub(super) fn keys(kind: AppKind) -> impl Iterator<Item = &'static str> {
+    table(kind).iter().map(|key| key.key)
+}
+
+/// What the section says of an application of this kind.
+pub(super) fn read(
+    sheet: &mut Sheet<'_>,
+    section: &Section<'_>,
+    kind: AppKind,
+) -> Option<AppSource> {
+    let mut settings = Vec::new();
+    let mut whole = true;
+    for Key { key, shape, wanted } in table(kind) {
+        if section.table.get(*key).is_none() {
+            if let Some(example) = wanted {
+                sheet.missing(section, key, example);
+                whole = false;
+            }
+            continue;
+        }
+        let values = values(sheet, section, key, shape);
+        whole &= values.is_some();
+        settings.extend(values.unwrap_or_default().into_iter().map(|v| ((*key).to_owned(), v)));
+    }
+    whole.then_some(AppSource { kind, settings })
+}
+
+fn values(
+    sheet: &mut Sheet<'_>,
+    section: &Section<'_>,
+    key: &str,
+    shape: &Shape,
+) -> Option<Vec<String>> {
+    let one = |text: String| Some(vec![text]);
+    match shape {
+        Shape::Duration => {
+            let Seconds(seconds) = sheet.value::<Seconds>(section, key)?;
+            one(seconds.to_string())
+        }
+        Shape::List => {
+            let words = sheet.words(section, key);
+            Some(words.into_iter().map(|word| word.text.to_owned()).collect())
+        }
+        Shape::Number => one(sheet.number(section, key)?.to_string()),
+        Shape::OneOf(among) => {
+            let pairs: Vec<(&str, &str)> = among.iter().map(|word| (*word, *word)).collect();
+            one(sheet.choice(section, key, &pairs)?.to_owned())
+        }
+        Shape::Path => {
+            let word = sheet.word(section, key)?;
+            if !word.text.starts_with('/') || word.text.contains('\0') {
+                let message = format!("{:?} is not an absolute path", word.text);
+                sheet.wrong(&word.span, message, None);
+                return None;
+            }
+            one(word.text.to_owned())
+        }
+        Shape::Text => one(sheet.word(section, key)?.text.to_owned()),
+    }
+}
