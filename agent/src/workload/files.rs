@@ -15,11 +15,14 @@ pub mod project;
 pub mod read;
 pub mod rules;
 pub mod walk;
+pub mod witness;
 
+mod layout;
 mod tree;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{bounded, unbounded};
@@ -37,6 +40,7 @@ use crate::workload::files::links::Links;
 use crate::workload::files::read::{Cutters, ReadError, Reader};
 use crate::workload::files::rules::{RuleError, RuleSet, Rules};
 use crate::workload::files::walk::Walker;
+use crate::workload::files::witness::Witness;
 use crate::workload::{ChunkSink, Through};
 
 pub use gap::{Gap, GapReason};
@@ -69,6 +73,8 @@ pub struct Options {
     pub cut_key: (u32, u32),
     pub cache: Option<CachePlace>,
     pub readers: usize,
+    /// Who knows these files, if anybody does.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 impl Options {
@@ -82,6 +88,7 @@ impl Options {
             cut_key,
             cache: None,
             readers: READERS_DEFAULT,
+            witness: None,
         }
     }
 }
@@ -218,7 +225,8 @@ pub(crate) fn tree(
         for _ in 0..options.readers.max(1) {
             let (taken, counting, ended) = (taken.clone(), &counting, &ended);
             scope.spawn(move || {
-                let mut reader = Reader::new(counting, cutters, [stop, ended]);
+                let reader = Reader::new(counting, cutters, [stop, ended]);
+                let mut reader = reader.watched_by(options.witness.as_deref());
                 for order in taken {
                     let read = order.files.iter().map(|file| reader.read(file)).collect();
                     // Nobody waits for it once the run has ended.
@@ -241,6 +249,7 @@ pub(crate) fn tree(
         };
         scope.spawn(move || gatherer.run());
         let reader = Reader::new(&counting, cutters, [stop, &ended]);
+        let reader = reader.watched_by(options.witness.as_deref());
         let mut assembler = Assembler::new(&counting, &budget, progress, reader, new);
         let mut outcome = Ok(());
         for stretch in &heard {

@@ -207,7 +207,7 @@ impl<'run> Assembler<'run> {
             }
             Err(error) => return Err(error.into()),
         };
-        let FileRead { stat, own, body, size, read_bytes, steadiness } = read;
+        let FileRead { stat, own, body, size, read_bytes, steadiness, found } = read;
         count(&self.progress.read_bytes, read_bytes);
         let content = match body {
             Body::Laid(content) => Content::Known(content),
@@ -224,16 +224,23 @@ impl<'run> Assembler<'run> {
         }
         let mut signature = Signature::from(&stat);
         let meta = meta_of(&stat, own, link.group());
+        if steadiness == Steadiness::Steady || self.reader.is_mended() {
+            count(&self.progress.files, 1);
+            count(&self.progress.file_bytes, size);
+        }
         match steadiness {
-            Steadiness::Steady => {
-                count(&self.progress.files, 1);
-                count(&self.progress.file_bytes, size);
-            }
+            Steadiness::Steady => {}
             Steadiness::Changed => {
                 signature = Signature::NEVER;
                 let gap = self.gap_at(&name, GapReason::Changed);
                 self.gap(gap);
             }
+        }
+        if let Some(what) = found {
+            // Never believed unread: the next run is to say it again.
+            signature = Signature::NEVER;
+            let gap = self.gap_at(&name, GapReason::Corrupt { what });
+            self.gap(gap);
         }
         self.wait(Waiting::File { name, size, content, meta, signature })
     }
@@ -343,6 +350,10 @@ impl<'run> Assembler<'run> {
     }
 
     fn gap(&mut self, gap: Gap) {
+        let moved = matches!(gap.reason, GapReason::Changed | GapReason::Vanished);
+        if moved && self.reader.is_mended() {
+            return;
+        }
         count(&self.progress.gaps, 1);
         if self.gaps.len() < GAPS_KEPT_MAX {
             self.gaps.push(gap);
