@@ -95,7 +95,7 @@ struct RestoreArgs {
     /// With --delta: remove what lies there and is not in the point
     #[arg(long, requires = "delta")]
     remove_extra: bool,
-    /// Put a tablespace (its place, name or number) there; otherwise all lie in the data
+    /// Put a tablespace (its place, name or number) there; otherwise they go beside the data
     /// directory
     #[arg(long, value_name = "OLD=NEW", value_parser = mapping)]
     tablespace: Vec<(String, PathBuf)>,

@@ -94,13 +94,19 @@ pub(crate) async fn restore(
             .hint("restore a point of the cluster, with --wal-from and this workload"));
     };
     plan.recovery.check(&cluster)?;
-    let spaces = map(&cluster, &plan.tablespaces)?;
+    let named = map(&cluster, &plan.tablespaces)?;
+    let spaces = places(&cluster, &plan.target, &named);
     let log = match &plan.recovery.log {
         Log::Workload(workload) => chain(session, origin, workload, &cluster).await?,
         _ => Vec::new(),
     };
     let looked = (scene.clone(), plan.clone(), spaces.clone());
-    blocking(move || prepare(&looked.0, &looked.1, &looked.2)).await?;
+    blocking(move || {
+        let (scene, plan, spaces) = looked;
+        refuse_links(&plan.target, &spaces, &named)?;
+        prepare(&scene, &plan, &spaces)
+    })
+    .await?;
     let mut restored = Restored { log_until: cluster.stop_lsn, ..Restored::default() };
     restored.problems = lacking;
     let within = Writer { session, scene: &scene, keys: &keys };
@@ -209,7 +215,6 @@ fn prepare(scene: &Scene, plan: &Plan, spaces: &BTreeMap<u32, PathBuf>) -> Resul
         }
         return Ok(());
     }
-    refuse_links(&plan.target, spaces)?;
     let mut all = Vec::new();
     for (page, dir) in parts {
         all.extend(extras(scene, page, &dir)?);
@@ -224,16 +229,34 @@ fn prepare(scene: &Scene, plan: &Plan, spaces: &BTreeMap<u32, PathBuf>) -> Resul
     }
 }
 
-/// A tablespace that is linked in the target is written where the person says, nowhere else.
-fn refuse_links(target: &Path, spaces: &BTreeMap<u32, PathBuf>) -> Result<(), Failure> {
+/// Where every tablespace goes: where it was said, and otherwise beside the data directory. In
+/// it they could lie only as directories, on which no server starts by itself.
+fn places(
+    cluster: &ClusterPoint,
+    target: &Path,
+    named: &BTreeMap<u32, PathBuf>,
+) -> BTreeMap<u32, PathBuf> {
+    let mut beside = target.as_os_str().to_owned();
+    beside.push(".tablespaces");
+    let beside = PathBuf::from(beside);
+    let place = |oid: u32| named.get(&oid).cloned().unwrap_or_else(|| beside.join(oid.to_string()));
+    cluster.tablespaces.iter().map(|space| (space.oid, place(space.oid))).collect()
+}
+
+/// A tablespace that is linked in the target is written where it lies or where a person says.
+fn refuse_links(
+    target: &Path,
+    spaces: &BTreeMap<u32, PathBuf>,
+    named: &BTreeMap<u32, PathBuf>,
+) -> Result<(), Failure> {
     for entry in fs::read_dir(target.join("pg_tblspc")).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let known = name.to_str().and_then(|oid| oid.parse().ok());
-        let mapped = known.is_some_and(|oid: u32| spaces.contains_key(&oid));
-        if let (false, Ok(to)) = (mapped, fs::read_link(entry.path())) {
-            let (name, to) = (name.to_string_lossy(), to.display());
-            return Err(Failure::new(format!("tablespace {name} is linked to {to} there"))
-                .hint(format!("say where it is to go: --tablespace {name}={to}")));
+        let Some(oid) = name.to_str().and_then(|oid| oid.parse::<u32>().ok()) else { continue };
+        let Ok(to) = fs::read_link(entry.path()) else { continue };
+        if !named.contains_key(&oid) && spaces.get(&oid).is_some_and(|place| *place != to) {
+            let to = to.display();
+            return Err(Failure::new(format!("tablespace {oid} is linked to {to} there"))
+                .hint(format!("say where it is to go: --tablespace {oid}={to}")));
         }
     }
     Ok(())

@@ -1,5 +1,10 @@
 //! Two sites of real processes of this very program, for tests that kill them.
 
+#![allow(dead_code, reason = "every test uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+pub mod cluster;
+
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, UdpSocket};

@@ -71,6 +71,8 @@ pub(super) fn read(
     reading: &Reading<'_>,
     evidence: &mut Evidence,
 ) -> Result<Protected, ProtectError> {
+    // The server wrote on all the time: starting the backup held nobody.
+    evidence.frozen_ms = 0;
     let server = view.started.server.clone();
     let findings = Arc::new(Findings::default());
     let page_bytes = usize::try_from(server.page_bytes).unwrap_or_default();
@@ -105,7 +107,7 @@ pub(super) fn read(
     let corrupt = findings.corrupt();
     if corrupt > 0 {
         let files: Vec<String> = findings.files().into_keys().collect();
-        let why = format!("{corrupt} pages do not fit their checksums, in {}", files.join(", "));
+        let why = format!("corrupt by their checksums: {corrupt} pages of {}", files.join(", "));
         evidence.downgrade(Consistency::Crash, why);
     }
     let item = parts.composer.directory("postgres", parts.own, entries)?;
