@@ -7,81 +7,50 @@ mod lab;
 
 use std::time::Duration;
 
+use lab::Sites;
 use lab::cluster::{SUMS, Scene, recovered};
 
-#[test]
-fn a_cluster_under_load_comes_back_from_every_copy_and_to_any_transaction() {
-    let scene = Scene::set(15_432);
-    let sites = &scene.sites;
-    // The slot is made, and keeps the log from here on.
-    sites.protect("log");
-    let load = scene.load(600);
-    sites.protect("db");
-    let first = sites.protect("db");
-    let full = first["progress"]["bytes_seen"].as_u64().unwrap();
-    let point = sites.await_copy("db", "tape", "hash-verified");
-    drop(load);
+/// Writes a word in a transaction of its own.
+fn mark(scene: &Scene, word: &str) {
+    let table = "CREATE TABLE IF NOT EXISTS marks (word text)";
+    scene.cluster.ask(&format!("{table}; INSERT INTO marks VALUES ('{word}')")).unwrap();
+}
 
-    // Three transactions, and a place between the second and the third.
-    let mark = |word: &str| {
-        scene
-            .cluster
-            .ask(&format!(
-                "CREATE TABLE IF NOT EXISTS marks (word text); \
-                                    INSERT INTO marks VALUES ('{word}')"
-            ))
-            .unwrap();
-    };
-    mark("one");
-    mark("two");
-    let place = scene.cluster.ask("SELECT pg_current_wal_insert_lsn()").unwrap();
-    std::thread::sleep(Duration::from_millis(1100));
-    let time = scene.cluster.ask("SELECT clock_timestamp()").unwrap();
-    std::thread::sleep(Duration::from_millis(1100));
-    mark("three");
-    sites.protect("log");
-    let kept = scene.cluster.ask("SELECT restart_lsn > '0/0' FROM pg_replication_slots").unwrap();
-    assert_eq!(kept, "t", "one slot, that of the log; none of a backup is left");
+/// A server starts from the point, every check passes, and the sums agree.
+fn prove(sites: &Sites, point: &str, how: &[&str]) {
+    let words = [&["postgres", "prove", point, "--query", SUMS][..], how].concat();
+    let proof = sites.json(&words);
+    let checks = proof["checks"].as_array().unwrap();
+    assert_eq!(checks.len(), 5, "{proof}");
+    assert_eq!(checks[3]["said"], "t", "{proof}");
+    assert!(checks.iter().all(|check| check["passed"] == true), "{proof}");
+    assert!(checks[4]["said"].as_str().unwrap().contains("Blocks scanned"), "{proof}");
+}
 
-    // Each copy by itself: a server starts from it, its checks pass, and the sums agree.
-    for how in [&["--from", "a"][..], &["--from", "b"]] {
-        let words = [&["postgres", "prove", &point, "--query", SUMS][..], how].concat();
-        let proof = sites.json(&words);
-        let checks = proof["checks"].as_array().unwrap();
-        assert_eq!(checks.len(), 5, "{proof}");
-        assert_eq!(checks[3]["said"], "t", "{proof}");
-        assert!(checks.iter().all(|check| check["passed"] == true), "{proof}");
-        assert!(checks[4]["said"].as_str().unwrap().contains("Blocks scanned"), "{proof}");
-    }
+/// Restores the newest point into a new directory, up to a place; starts and checks it.
+fn recover_to(scene: &Scene, port: u16, until: &[&str], space: Option<&str>) {
+    let data = scene.path(&format!("back-{port}"));
+    let words = ["postgres", "restore", "latest:db", "--to", &data, "--wal-from", "log"];
+    let mapped = format!("space={}", space.unwrap_or_default());
+    let elsewhere: &[&str] = if space.is_none() { &[] } else { &["--tablespace", &mapped] };
+    scene.sites.text(&[&words[..], until, elsewhere].concat());
+    let back = scene.over(&data, port);
+    back.start().unwrap();
+    recovered(&back);
+    assert_eq!(back.ask("SELECT string_agg(word, ' ') FROM marks").unwrap(), "one two");
+    assert_eq!(back.ask(SUMS).unwrap(), "t");
+    assert_eq!(back.ask("SELECT seven FROM spaced").unwrap(), "7");
+    let place = "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'space'";
+    let usual = format!("{data}.tablespaces/");
+    let lies = back.ask(place).unwrap();
+    assert!(lies.starts_with(space.unwrap_or(&usual)), "{lies}");
+    let refused = scene.sites.refused(&[&words[..], &["--delta"]].concat());
+    assert!(refused.contains("a server runs in"), "{refused}");
+}
 
-    // To a place and to a moment between transactions: all before it, nothing after it.
-    for (port, until) in [(15_433, ["--lsn", &*place]), (15_434, ["--time", &*time])] {
-        let data = scene.path(&format!("back-{port}"));
-        let words = ["postgres", "restore", "latest:db", "--to", &data, "--wal-from", "log"];
-        let space = scene.path(&format!("space-{port}"));
-        let mapped = format!("space={space}");
-        let elsewhere = if port == 15_433 { &[][..] } else { &["--tablespace", &*mapped] };
-        sites.text(&[&words[..], &until, elsewhere].concat());
-        let back = scene.over(&data, port);
-        back.start().unwrap();
-        recovered(&back);
-        assert_eq!(back.ask("SELECT seven FROM spaced").unwrap(), "7");
-        let lies = back
-            .ask(
-                "SELECT pg_tablespace_location(oid) FROM pg_tablespace \
-                             WHERE spcname = 'space'",
-            )
-            .unwrap();
-        let usual = format!("{data}.tablespaces/");
-        let wanted = if elsewhere.is_empty() { &usual } else { &space };
-        assert!(lies.starts_with(&**wanted), "{lies}");
-        assert_eq!(back.ask("SELECT string_agg(word, ' ') FROM marks").unwrap(), "one two");
-        assert_eq!(back.ask(SUMS).unwrap(), "t");
-        let refused = sites.refused(&[&words[..], &["--delta"]].concat());
-        assert!(refused.contains("a server runs in"), "{refused}");
-    }
-    // Over the same directory, to the end of the log; what is right there stays.
-    let data = scene.path("back-15433");
+/// Restores over what `recover_to` left, to the end of the log; what is right there stays.
+fn recover_over(scene: &Scene, port: u16, full: u64) {
+    let (sites, data) = (&scene.sites, scene.path(&format!("back-{port}")));
     let words = ["postgres", "restore", "latest:db", "--to", &data, "--wal-from", "log"];
     let refused = sites.refused(&words);
     assert!(refused.contains("--delta"), "{refused}");
@@ -90,20 +59,48 @@ fn a_cluster_under_load_comes_back_from_every_copy_and_to_any_transaction() {
     let over = sites.json(&[&words[..], &["--delta", "--remove-extra"]].concat());
     let kept = over["bytes_kept"].as_u64().unwrap();
     assert!(kept > full / 4, "{kept} of {full} bytes were right already");
-    let back = scene.over(&data, 15_433);
+    let back = scene.over(&data, port);
     back.start().unwrap();
     recovered(&back);
     assert_eq!(back.ask("SELECT string_agg(word, ' ') FROM marks").unwrap(), "one two three");
+}
+
+#[test]
+fn a_cluster_under_load_comes_back_from_every_copy_and_to_any_transaction() {
+    let mut scene = Scene::set(15_432);
+    // The slot is made, and keeps the log from here on.
+    scene.sites.protect("log");
+    let load = scene.load(600);
+    scene.sites.protect("db");
+    let first = scene.sites.protect("db");
+    let full = first["progress"]["bytes_seen"].as_u64().unwrap();
+    let point = scene.sites.await_copy("db", "tape", "hash-verified");
+    drop(load);
+
+    // Three transactions, and a place between the second and the third.
+    mark(&scene, "one");
+    mark(&scene, "two");
+    let place = scene.cluster.ask("SELECT pg_current_wal_insert_lsn()").unwrap();
+    std::thread::sleep(Duration::from_millis(1100));
+    let time = scene.cluster.ask("SELECT clock_timestamp()").unwrap();
+    std::thread::sleep(Duration::from_millis(1100));
+    mark(&scene, "three");
+    scene.sites.protect("log");
+    let slots = scene.cluster.ask("SELECT restart_lsn > '0/0' FROM pg_replication_slots");
+    assert_eq!(slots.unwrap(), "t", "one slot, that of the log; none of a backup is left");
+
+    prove(&scene.sites, &point, &["--from", "a"]);
+    prove(&scene.sites, &point, &["--from", "b"]);
+    recover_to(&scene, 15_433, &["--lsn", &place], None);
+    recover_to(&scene, 15_434, &["--time", &time], Some(&scene.path("space-15434")));
+    recover_over(&scene, 15_433, full);
 
     // A second point soon after sends little; media give the first when both sites are gone.
-    let again = sites.protect("db");
+    let again = scene.sites.protect("db");
     let sent = again["progress"]["bytes_sent"].as_u64().unwrap();
     assert!(sent < full / 4, "{sent} of {full} bytes sent");
-    let library = sites.dir.join("b/proxy/library").display().to_string();
-    let (key, sites) = (sites.dir.join("recovery-key").display().to_string(), scene.sites);
-    let mut sites = sites;
-    ["agent", "coordinator", "proxy"].iter().for_each(|role| sites.kill(role));
-    let words = ["postgres", "prove", &point, "--query", SUMS, "--media", &library];
-    let proof = sites.json(&[&words[..], &["--recovery-key-file", &key]].concat());
-    assert_eq!(proof["checks"][3]["said"], "t", "{proof}");
+    ["agent", "coordinator", "proxy"].into_iter().for_each(|role| scene.sites.kill(role));
+    let library = scene.sites.dir.join("b/proxy/library").display().to_string();
+    let key = scene.sites.dir.join("recovery-key").display().to_string();
+    prove(&scene.sites, &point, &["--media", &library, "--recovery-key-file", &key]);
 }

@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 
-use lab::cluster::{SUMS, Scene, holder, recovered, sessions, signal};
+use lab::cluster::{SUMS, Scene, holder, make_for, recovered, sessions, signal};
 use strongroom_agent::workload::postgres::programs::OwnCluster;
 
 #[test]
@@ -95,8 +95,21 @@ fn what_is_not_the_right_server_is_refused_by_name() {
     let said = scene.refused("db");
     assert!(said.contains("it belongs to system"), "{said}");
 
-    // A page that does not fit its checksum: kept as it is, named, and not called consistent.
+    // Something between the agent and the server.
     scene.apply(&named);
+    let between = between(&scene.cluster).to_string();
+    let server = format!("host = \"{}\"\nport = 15452", scene.cluster.place.display());
+    let policy = fs::read_to_string(scene.sites.dir.join("policy.toml")).unwrap();
+    let wanted = format!("host = \"127.0.0.1\"\nport = {between}");
+    scene.sites.apply(&policy.replacen(&server, &wanted, 1));
+    let said = scene.refused("db");
+    assert!(said.contains(&format!("port {between} answers for a server at port 15452")), "{said}");
+}
+
+#[test]
+fn a_corrupt_page_is_named_and_the_point_claims_no_consistency_of_the_application() {
+    let scene = Scene::set(15_482);
+    let ask = |question: &str| scene.cluster.ask(question).unwrap();
     ask("CREATE TABLE hurt AS SELECT g FROM generate_series(1, 5000) g");
     ask("CHECKPOINT");
     let path = scene.cluster.data.join(ask("SELECT pg_relation_filepath('hurt')"));
@@ -117,15 +130,6 @@ fn what_is_not_the_right_server_is_refused_by_name() {
     assert_eq!(job["progress"]["gaps"], 1, "{job}");
     let proof = scene.sites.refused(&["postgres", "prove", "latest:db"]);
     assert!(proof.contains("not proven"), "{proof}");
-
-    // Something between the agent and the server.
-    let between = between(&scene.cluster).to_string();
-    let server = format!("host = \"{}\"\nport = 15452", scene.cluster.place.display());
-    let policy = fs::read_to_string(scene.sites.dir.join("policy.toml")).unwrap();
-    let wanted = format!("host = \"127.0.0.1\"\nport = {between}");
-    scene.sites.apply(&policy.replacen(&server, &wanted, 1));
-    let said = scene.refused("db");
-    assert!(said.contains(&format!("port {between} answers for a server at port 15452")), "{said}");
 }
 
 /// Passes connections on to the socket of a server, as a pooler does; its port.
@@ -198,6 +202,7 @@ fn a_standby_is_protected_and_its_promotion_makes_no_point() {
     let data = place.join("data");
     let standby = OwnCluster::over(&place, &data, 15_463).unwrap();
     let to = data.display().to_string();
+    make_for(&scene.dir.path().join("space-standby"), &scene.cluster);
     let moved = format!("{}={}-standby", scene.path("space"), scene.path("space"));
     scene.cluster.run(&["pg_basebackup", "-D", &to, "-R", "-T", &moved, "-c", "fast"]).unwrap();
     let standby = {

@@ -31,6 +31,8 @@ const SLICE_KILLS: usize = 6;
 const SLICE_SCALE: u32 = 2;
 /// Nothing of a backup may stay in the server for longer.
 const RID_MAX: Duration = Duration::from_secs(30);
+/// A backup that has not begun by then was over before it was seen.
+const BEGUN_MAX: Duration = Duration::from_secs(5);
 /// How long a link stays away.
 const AWAY: Duration = Duration::from_secs(2);
 /// Longest a job may take with all its tries.
@@ -73,6 +75,13 @@ enum Victim {
     Holder,
     Link,
     Server,
+}
+
+/// When somebody is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    Any,
+    Within,
 }
 
 const VICTIMS: [Victim; 6] = [
@@ -123,11 +132,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     campaign.undisturbed()?;
     for number in 0..arguments.kills {
         let victim = VICTIMS.get(number % VICTIMS.len()).copied().unwrap_or(Victim::Agent);
-        campaign.round(victim).with_context(|| format!("kill {number}, of {victim:?}"))?;
+        // Every other one in the middle of a backup, the others at any moment.
+        let when =
+            if (number / VICTIMS.len()).is_multiple_of(2) { When::Within } else { When::Any };
+        campaign.round(victim, when).with_context(|| format!("kill {number}, of {victim:?}"))?;
     }
     campaign.conclude()?;
     if !arguments.no_peers {
-        peers::compare(&campaign.server, &mut campaign.sites, dir)?;
+        peers::compare(&campaign.server, &exe, dir)?;
     }
     Ok(())
 }
@@ -168,10 +180,18 @@ impl Campaign {
         Ok(())
     }
 
-    fn round(&mut self, victim: Victim) -> Result<()> {
+    fn round(&mut self, victim: Victim, when: When) -> Result<()> {
         let load = self.server.load(JOB_MAX.as_secs(), "kills")?;
         let job = self.sites.protect_one("db")?;
         let most = u64::try_from(self.typical.as_millis()).unwrap_or(1000);
+        let most = match when {
+            When::Any => most,
+            When::Within => {
+                let until = Instant::now() + BEGUN_MAX;
+                while self.sessions()? == 0 && Instant::now() < until {}
+                most / 10
+            }
+        };
         std::thread::sleep(Duration::from_millis(self.random.below(most)));
         let under_way = self.sessions().unwrap_or(0) > 0;
         self.kill(victim)?;

@@ -347,7 +347,7 @@ async fn chain(
             "no point of {workload} reaches beyond {}, where the cluster's point ends",
             cluster.stop_lsn
         ))
-        .hint("`strongroom protect WORKLOAD` makes one; without --wal-from, the point's own log is used")),
+        .hint("`strongroom protect` makes one; without --wal-from, the point's own log is used")),
         false => Ok(chain),
     }
 }

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use super::policy;
 use super::server::Server;
 use crate::bench::{Cost, bytes_below, cpu_seconds, measured};
 use crate::kill::mib;
-use crate::sites::{Role, Sites};
+use crate::sites::{Role, Sites, Way};
 
 /// Transactions between the full and the incremental.
 const CHANGES: &str = "2000";
@@ -23,10 +24,13 @@ struct Row {
 }
 
 /// Measures and prints.
-pub(crate) fn compare(server: &Server, sites: &mut Sites, dir: &Path) -> Result<()> {
+pub(crate) fn compare(server: &Server, exe: &Path, dir: &Path) -> Result<()> {
+    // Sites of their own: nothing of the cluster is in their vault yet.
+    let mut sites = Sites::raise(exe, &dir.join("peers"), dir, Way::Direct)?;
+    sites.apply(&policy(server)?)?;
     server.ask("CHECKPOINT")?;
     let mut rows = vec![basebackup(server)?];
-    rows.push(ours(sites, "strongroom, all anew", true)?);
+    rows.push(ours(&mut sites, "strongroom, full")?);
     let backrest = Path::new("/usr/bin/pgbackrest").exists();
     if backrest {
         rows.push(pgbackrest(server, "full")?);
@@ -34,11 +38,11 @@ pub(crate) fn compare(server: &Server, sites: &mut Sites, dir: &Path) -> Result<
     let words = ["pgbench", "-n", "-c", "2", "-t", CHANGES, "postgres"];
     measured(&mut server.client(&words))?;
     server.ask("CHECKPOINT")?;
-    rows.push(ours(sites, "strongroom, incremental", false)?);
+    rows.push(ours(&mut sites, "strongroom, incremental")?);
     if backrest {
         rows.push(pgbackrest(server, "incr")?);
     }
-    rows.push(restored(sites, dir)?);
+    rows.push(restored(&sites, dir)?);
     println!("\ncluster of {}", mib(bytes_below(&server.data)?));
     println!("{:<28} {:>8} {:>8} {:>12}", "", "time", "cpu", "bytes");
     for Row { what, cost, bytes } in rows {
@@ -61,15 +65,8 @@ fn basebackup(server: &Server) -> Result<Row> {
     Ok(Row { what: "pg_basebackup".to_owned(), cost, bytes })
 }
 
-/// A point; `anew`: of a workload the vault has nothing of in the agent's cache. The bytes are
-/// those sent.
-fn ours(sites: &mut Sites, what: &str, anew: bool) -> Result<Row> {
-    if anew {
-        // The cache is what makes it incremental; what is stored is not sent again either way.
-        for entry in fs::read_dir(sites.home(Role::Agent).join("cache"))? {
-            fs::remove_file(entry?.path())?;
-        }
-    }
+/// A point; the bytes are those sent.
+fn ours(sites: &mut Sites, what: &str) -> Result<Row> {
     let cpu = |sites: &Sites| -> Result<f64> {
         Ok(cpu_seconds(sites.pid(Role::Agent)?)? + cpu_seconds(sites.pid(Role::Coordinator)?)?)
     };
