@@ -1,7 +1,7 @@
 //! Writes a tree of a point into a directory. Promises that nothing is written outside of
 //! it, that a file is whole when it has its name, that what is there and right is left
-//! alone, and that one bad file costs itself; refuses to go on when the target is full or
-//! the source is out of reach.
+//! alone, that one bad file costs itself, and that what it says is restored outlives a power
+//! cut; refuses to go on when the target is full or the source is out of reach.
 
 pub mod apply;
 mod bytes;
@@ -10,12 +10,14 @@ mod directory;
 mod file;
 mod links;
 mod look;
+mod opened;
 pub mod select;
+mod systems;
 mod walk;
 mod window;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -33,6 +35,7 @@ use crate::restore::apply::Owners;
 use crate::restore::bytes::{Had, Nameless};
 use crate::restore::directory::Directory;
 use crate::restore::links::Follower;
+use crate::restore::systems::Systems;
 use crate::restore::walk::RestoreWalk;
 use crate::restore::window::Work;
 
@@ -52,7 +55,7 @@ pub enum Overwrite {
     Always,
     /// Write into it, only where it differs.
     IfDifferent,
-    /// Leave it.
+    /// Leave it; with keys it is compared, and told where it is not what was to be restored.
     #[default]
     Never,
 }
@@ -100,6 +103,9 @@ pub enum RestoreError {
     /// Where the chunks come from is out of reach: a later try goes on where this one ended.
     #[error("the source cannot be reached: {reason}")]
     Unreachable { reason: String },
+    /// It was written, and the disk did not say that it holds it.
+    #[error("what was restored to {} is not safe on its disk", .target.display())]
+    Unsynced { target: PathBuf, source: io::Error },
     /// The target is not there and cannot be made, or is no directory.
     #[error("the target {} cannot be opened", .target.display())]
     Target { target: PathBuf, source: io::Error },
@@ -112,7 +118,7 @@ pub struct RestoreProgress {
     pub directories: AtomicU64,
     pub others: AtomicU64,
     pub links: AtomicU64,
-    /// Left alone because they were there.
+    /// Left alone because something was there that is not known to be the same.
     pub skipped: AtomicU64,
     pub bytes_written: AtomicU64,
     /// Found there and right.
@@ -166,6 +172,7 @@ pub(crate) struct Shared {
     orphans: Mutex<Vec<Follower>>,
     pub(crate) nameless: Nameless,
     pub(crate) uncached: Had,
+    pub(crate) systems: Systems,
 }
 
 impl Shared {
@@ -189,8 +196,8 @@ impl Shared {
     /// Notes a problem; stops everything if it is one of the whole target or source.
     pub(crate) fn problem(&self, path: &[u8], error: &(dyn std::error::Error + 'static)) {
         let target = self.options.target.clone();
-        let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-        let fatal = match errno.map(Errno::from_raw_os_error) {
+        let errno = error.downcast_ref::<io::Error>().and_then(errno_of);
+        let fatal = match errno {
             Some(Errno::NOSPC | Errno::DQUOT) => Some(RestoreError::Full { target }),
             Some(Errno::ROFS) => Some(RestoreError::ReadOnly { target }),
             _ if is_unreachable(error) => {
@@ -211,6 +218,10 @@ impl Shared {
             problems.push(Problem { path: path.to_vec(), why });
         }
     }
+}
+
+fn errno_of(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw_os_error)
 }
 
 /// Whether the source could not be reached, as against having lost something.
@@ -239,6 +250,7 @@ impl Restorer {
             orphans: Mutex::default(),
             nameless: Nameless::default(),
             uncached: Had::default(),
+            systems: Systems::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -264,6 +276,7 @@ impl Restorer {
         let target = &shared.options.target;
         let failed = |source| RestoreError::Target { target: target.clone(), source };
         let root = open_target(target).map_err(failed)?;
+        shared.systems.note(root.as_fd()).map_err(failed)?;
         let again = rustix::io::dup(&root).map_err(|errno| failed(errno.into()))?;
         shared.root.get_or_init(|| again);
         let root = Directory::root(root, meta, shared);
@@ -297,6 +310,11 @@ impl Restorer {
         if shared.stopped() {
             return Err(RestoreError::Stopped);
         }
+        let target = &shared.options.target;
+        shared.systems.sync().map_err(|source| match errno_of(&source) {
+            Some(Errno::NOSPC | Errno::DQUOT) => RestoreError::Full { target: target.clone() },
+            _ => RestoreError::Unsynced { target: target.clone(), source },
+        })?;
         let problems = shared.problems.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let progress = &shared.progress;

@@ -246,6 +246,53 @@ fn in_place_only_what_differs_is_fetched_and_written() {
     assert!(report.bytes_fetched <= 8 << 20, "{report:?}");
 }
 
+#[test]
+fn a_second_try_that_overwrites_nothing_says_what_of_the_first_is_not_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, target) = (dir.path().join("s"), dir.path().join("t"));
+    tree(&source);
+    fs::write(source.join("empty"), b"").unwrap();
+    fs::File::create(source.join("hole")).unwrap().set_len(1 << 20).unwrap();
+    std::os::unix::fs::symlink("empty", source.join("link")).unwrap();
+    std::os::unix::fs::symlink("hole", source.join("other-link")).unwrap();
+    let blobs = Blobs::default();
+    let protected = run(&source, &blobs);
+    let again = || RestoreOptions { keys: Some(keys()), ..RestoreOptions::new(&target) };
+    let first = restore(&blobs, &protected, again());
+    assert_eq!(first.problems, vec![]);
+    let second = restore(&blobs, &protected, again());
+    assert_eq!(second.problems, vec![]);
+    assert_eq!((second.files, second.others, second.skipped), (2006, 2, 0), "{second:?}");
+    assert_eq!((second.chunks_fetched, second.bytes_written), (0, 0), "{second:?}");
+
+    // As a power cut may leave them: names without their bytes. And what was never there.
+    fs::File::options()
+        .write(true)
+        .open(target.join("dir-03/file-20"))
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    let long = fs::File::options().write(true).open(target.join("dir-20/long")).unwrap();
+    long.write_all_at(&[0; 4096], 1 << 20).unwrap();
+    let hole = fs::File::options().write(true).open(target.join("hole")).unwrap();
+    hole.write_all_at(b"x", 1000).unwrap();
+    fs::remove_file(target.join("other-link")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", target.join("other-link")).unwrap();
+    fs::remove_file(target.join("dir-05/file-10")).unwrap();
+    let third = restore(&blobs, &protected, again());
+    let mut named: Vec<&[u8]> = third.problems.iter().map(|of| &of.path[..]).collect();
+    named.sort_unstable();
+    let wrong = [&b"dir-03/file-20"[..], b"dir-20/long", b"hole", b"other-link"];
+    assert_eq!(named, wrong, "{:?}", third.problems);
+    assert_eq!((third.files, third.others, third.skipped), (2003, 1, 4), "{third:?}");
+    assert_eq!(fs::metadata(target.join("dir-03/file-20")).unwrap().len(), 0, "left alone");
+    assert!(target.join("dir-05/file-10").exists());
+    assert!(third.bytes_fetched < 8 << 20, "{third:?}");
+    let mended = restore(&blobs, &protected, in_place(&target));
+    assert_eq!(mended.problems, vec![]);
+    assert_eq!(differences(&source, &target), Vec::<String>::new());
+}
+
 /// Restores slowly, to be killed by the test below.
 #[test]
 fn child_restores() {

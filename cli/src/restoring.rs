@@ -48,8 +48,8 @@ pub(crate) async fn from_node(
     let point = resolve(contact, &order.point).await?;
     let scene = open_remote(contact, point).await?;
     let keys = match order.overwrite {
-        Overwrite::IfDifferent => Some(naming(contact, point).await?),
-        _ => None,
+        Overwrite::Always => None,
+        _ => Some(naming(contact, point).await?),
     };
     let report = carry_out(session, scene, order.clone(), keys).await?;
     conclude(&session.out, &order, &report, &[])
@@ -66,7 +66,7 @@ pub(crate) async fn from_media(
     kept: bool,
 ) -> Result<Ending, Failure> {
     let (scene, brought, keys) = staged(session, &order, media, Arc::new(opener), &staging).await?;
-    let keys = Some(keys).filter(|_| order.overwrite == Overwrite::IfDifferent);
+    let keys = Some(keys).filter(|_| order.overwrite != Overwrite::Always);
     let report = carry_out(session, scene, order.clone(), keys).await?;
     let ending = conclude(&session.out, &order, &report, &lacks(&brought))?;
     if !kept && ending == Ending::Done {

@@ -198,8 +198,14 @@ async fn a_point_comes_back_from_cartridges_and_paper_alone() {
     compare(&fixture.tree, &order.target, &mut |found| differences.push(found)).unwrap();
     assert_eq!(differences, vec![]);
     assert!(!fixture.root.path().join("staging").exists(), "nothing is left to do");
-    let again = fixture.run(order, Opener::Passphrase("horse battery".into())).await.unwrap();
-    assert_eq!(again, Ending::Gaps, "what is there was left alone, and that is said");
+    let passphrase = || Opener::Passphrase("horse battery".into());
+    let again = fixture.run(order.clone(), passphrase()).await.unwrap();
+    assert_eq!(again, Ending::Done, "what is there was compared, and is the same");
+    let changed = order.target.join("etc/hosts");
+    std::fs::write(&changed, "mine").unwrap();
+    let again = fixture.run(order, passphrase()).await.unwrap();
+    assert_eq!(again, Ending::Gaps, "what differs was left alone, and that is said");
+    assert_eq!(std::fs::read(changed).unwrap(), b"mine");
 }
 
 #[tokio::test]

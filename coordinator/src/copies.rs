@@ -9,7 +9,7 @@ mod book;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use strongroom_protocol::control::{Ending, Progress, ToNode, Work};
+use strongroom_protocol::control::{Ending, Progress, Work};
 use strongroom_protocol::{
     Chain, CopyName, Generation, JobId, NodeName, PointId, Timestamp, WorkloadName,
 };
@@ -81,6 +81,8 @@ pub(crate) struct Copies {
     lost: BTreeMap<JobId, Vec<(PointId, String)>>,
     /// When each copy was last looked at, by this run.
     looked: BTreeMap<(PointId, CopyName), Timestamp>,
+    /// Where a look failed: not again before then.
+    unlooked: BTreeMap<(NodeName, CopyName), Timestamp>,
 }
 
 impl Copies {
@@ -93,6 +95,7 @@ impl Copies {
             doubtful: BTreeMap::new(),
             lost: BTreeMap::new(),
             looked: BTreeMap::new(),
+            unlooked: BTreeMap::new(),
         }
     }
 
@@ -132,6 +135,7 @@ impl Copies {
         let (outcome, progress) = match ending {
             Ending::Done { progress, text } => (Ok(text.clone()), *progress),
             Ending::Failed { refusal, .. } => {
+                self.note_unlooked(job);
                 self.note_lost(job, refusal);
                 (Err(refusal.to_string()), Progress::default())
             }
@@ -283,12 +287,10 @@ impl Copies {
             }
         }
         self.busy.insert((task.node.clone(), task.copy.clone()), job);
-        let assign = ToNode::Assign { job, generation: Generation(1), work };
-        let said = self.site.sessions.say_proxy(&task.node, assign);
+        let ordered = self.site.sessions.order_proxy(&task.node, job, work);
         self.site.note_task(task);
-        if !said {
-            let away = Err("the node is not connected".to_owned());
-            self.end(job, &away, Progress::default(), Again::Later);
+        if let Err(why) = ordered {
+            self.end(job, &Err(why), Progress::default(), Again::Later);
         }
         Ok(())
     }

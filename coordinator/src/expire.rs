@@ -2,9 +2,11 @@
 //! the next. The decision is in the catalog, its reason in the audit log, then the manifest goes;
 //! whatever was begun is finished at the next start. Removes nothing that a verdict of the same
 //! moment keeps, and nothing while the clock is doubted. What lies at the other site is for its
-//! own floor to let go: `far`.
+//! own floor to let go: `far`. A copy on media only leaves the books: its bytes stay on its
+//! cartridges until those are written anew.
 
 pub(crate) mod far;
+mod place;
 
 use std::collections::BTreeMap;
 
@@ -13,7 +15,8 @@ use strongroom_store::repo::RepoError;
 
 use crate::audit::AuditError;
 use crate::catalog::{CatalogError, CopyEvent, Doomed, LedgerRow};
-use crate::policy::{Declared, PRIMARY, primary};
+use crate::expire::place::Places;
+use crate::policy::{CopyKind, Declared};
 use crate::retention::{self, CopyState, Grace, RetentionClock, Stance, Verdict};
 use crate::site::Site;
 use crate::space;
@@ -24,6 +27,15 @@ pub(crate) const POINTS_A_PASS_MAX: usize = 32;
 const KEEP_CLOCK_NANOS: i64 = 30_000_000_000;
 /// How long a point that is gone in every copy is still listed.
 const LISTED_SECONDS: i64 = 30 * 86_400;
+/// How long the journal of a job that ended is kept: what was done is in the audit log.
+const JOBS_KEPT_SECONDS: i64 = 90 * 86_400;
+/// Journals dropped in one pass, so that it stays short.
+const JOBS_A_PASS_MAX: usize = 1000;
+/// A copy that was ordered away and is declared no more is not waited for any longer than this
+/// where nobody can be asked of it.
+const UNDECLARED_SECONDS: i64 = 30 * 86_400;
+/// What becomes of a copy on media, for the audit log.
+const ON_MEDIA: &str = "its bytes stay on its media until they are written anew";
 /// The subject of the alarm about a clock that is not believed.
 const CLOCK: &str = "retention clock";
 
@@ -121,7 +133,8 @@ pub(crate) fn ripe(site: &Site, judged: &Judged) -> Result<Vec<Doomed>, CatalogE
     Ok(doomed)
 }
 
-/// Judges, and removes up to `most` points from the primary snap whose grace is over.
+/// Judges, finishes what is in the middle of being removed, and removes up to `most` points from
+/// the primary snap, and from the books of media, whose grace is over.
 pub(crate) fn pass(
     site: &Site,
     by: &str,
@@ -130,9 +143,12 @@ pub(crate) fn pass(
 ) -> Result<Pass, CatalogError> {
     let _keeping = site.keeping();
     let judged = space::with_reserve(site, || judge(site, now))?;
-    let mut pass = Pass::default();
+    let mut pass = Pass { failed: finish_all(site, by)?, ..Pass::default() };
     let mut ripe = ripe(site, &judged)?;
-    ripe.retain(|doomed| doomed.row.copy.as_str() == PRIMARY);
+    let in_force = site.in_force();
+    ripe.retain(|doomed| {
+        place::is_primary(doomed) || place::is_on_media(&in_force.declared, doomed)
+    });
     pass.more = ripe.len() > most;
     for doomed in ripe.iter().take(most) {
         match space::with_reserve(site, || remove(site, doomed, by)) {
@@ -153,8 +169,10 @@ pub(crate) fn pass(
     Ok(pass)
 }
 
-/// Points that were gone in every copy long ago leave the list.
+/// Points that were gone in every copy long ago leave the list, and jobs that ended long ago
+/// with their journals.
 fn forget(site: &Site, now: Timestamp) -> Result<(), CatalogError> {
+    site.catalog.forget_jobs(now.plus_seconds(-JOBS_KEPT_SECONDS), JOBS_A_PASS_MAX)?;
     for point in site.catalog.gone_points(now.plus_seconds(-LISTED_SECONDS))? {
         site.catalog.forget_point(point)?;
     }
@@ -177,19 +195,32 @@ pub(crate) fn because(row: &LedgerRow) -> String {
 fn remove(site: &Site, doomed: &Doomed, by: &str) -> Result<(), ExpireError> {
     let (point, copy) = doomed.key();
     site.catalog.record_copy(point, &copy, &CopyEvent::Removing, site.now())?;
-    finish(site, doomed, by)
+    match place::is_primary(doomed) {
+        true => finish(site, doomed, by),
+        false => strike(site, doomed, by, ON_MEDIA),
+    }
 }
 
 /// The rest of a removal that the catalog has decided; each step may have been done before.
 fn finish(site: &Site, doomed: &Doomed, by: &str) -> Result<(), ExpireError> {
-    let point = doomed.row.point;
+    let (point, copy) = doomed.key();
     site.try_record(by, "expire", &subject(doomed), &because(&doomed.row))?;
     let points = site.repo.points()?;
     if let Some((workload, _)) = points.into_iter().find(|(_, id)| *id == point) {
         site.repo.remove_point(workload, point)?;
     }
-    site.catalog.record_copy(point, &primary(), &CopyEvent::Expired, site.now())?;
+    site.catalog.record_copy(point, &copy, &CopyEvent::Expired, site.now())?;
     tracing::info!(%point, workload = %doomed.workload, "a point was removed: nothing keeps it");
+    Ok(())
+}
+
+/// Takes a copy off the books that nothing here removes.
+fn strike(site: &Site, doomed: &Doomed, by: &str, how: &str) -> Result<(), ExpireError> {
+    let (point, copy) = doomed.key();
+    let detail = format!("{how}: {}", because(&doomed.row));
+    site.try_record(by, "expire", &subject(doomed), &detail)?;
+    site.catalog.record_copy(point, &copy, &CopyEvent::Expired, site.now())?;
+    tracing::info!(%point, %copy, workload = %doomed.workload, how, "a copy left the books");
     Ok(())
 }
 
@@ -197,18 +228,53 @@ fn finish(site: &Site, doomed: &Doomed, by: &str) -> Result<(), ExpireError> {
 /// about again: whether it obeyed is not known here.
 pub(crate) fn take_up(site: &Site) -> Result<(), CatalogError> {
     let _keeping = site.keeping();
-    for doomed in site.catalog.removing()? {
-        if doomed.row.copy.as_str() != PRIMARY {
-            continue;
-        }
-        let finished = space::with_reserve(site, || finish(site, &doomed, "coordinator"));
-        if let Err(error) = finished {
-            let text = format!("{} was not removed: {}", subject(&doomed), Chain(&error));
-            tracing::error!(error = %Chain(&error), "a removal cannot be finished");
-            site.alarm("expire", text);
-        }
+    for failed in finish_all(site, "coordinator")? {
+        site.alarm("expire", format!("not removed: {failed}"));
     }
     Ok(())
+}
+
+/// Finishes every removal that is for this node to finish; what failed, each in a sentence.
+fn finish_all(site: &Site, by: &str) -> Result<Vec<String>, CatalogError> {
+    let (in_force, mut places) = (site.in_force(), Places::default());
+    let mut failed = Vec::new();
+    for doomed in site.catalog.removing()? {
+        let finished = match place::is_primary(&doomed) {
+            true => space::with_reserve(site, || finish(site, &doomed, by)),
+            false => {
+                let copy = places.copy_of(site, &in_force.declared, &doomed)?;
+                let Some(how) = struck_because(site, &doomed, copy.map(|copy| copy.kind)) else {
+                    continue;
+                };
+                space::with_reserve(site, || strike(site, &doomed, by, how))
+            }
+        };
+        if let Err(error) = finished {
+            tracing::error!(error = %Chain(&error), "a removal cannot be finished");
+            failed.push(format!("{}: {}", subject(&doomed), Chain(&error)));
+        }
+    }
+    Ok(failed)
+}
+
+/// Why a copy in the middle of being removed waits for nobody, if so. One in a proxy's repository
+/// waits for that proxy, but not for ever once no policy declares it.
+fn struck_because(site: &Site, doomed: &Doomed, kind: Option<CopyKind>) -> Option<&'static str> {
+    let is_declared = site
+        .in_force()
+        .declared
+        .policy_of(&doomed.workload)
+        .is_some_and(|policy| policy.copies.contains_key(&doomed.row.copy));
+    let now = site.now();
+    let is_believed = clock(site, now).is_ok_and(|clock| !clock.is_doubted(now));
+    let is_old = is_believed && now.seconds_since(doomed.row.changed) >= UNDECLARED_SECONDS;
+    match kind {
+        Some(CopyKind::Aux { .. }) => Some(ON_MEDIA),
+        _ if !is_declared && is_old => {
+            Some("no policy declares it any more, and nobody answered whether the order was obeyed")
+        }
+        _ => None,
+    }
 }
 
 /// What stands beside a copy that goes, for people; nothing for one that stays.

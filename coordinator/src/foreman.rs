@@ -14,6 +14,7 @@ use strongroom_protocol::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::ability::lacking_of_proxy;
 use crate::catalog::NodeNote;
 use crate::copies::Copies;
 use crate::expire::far::Far;
@@ -299,6 +300,13 @@ impl Foreman {
         if session.software != SOFTWARE {
             tracing::warn!(node = %session.identity, software = %session.software,
                 ours = SOFTWARE, "a node runs another version");
+        }
+        if session.identity.role == Role::Proxy {
+            let subject = format!("software of {}", session.identity.name);
+            match lacking_of_proxy(&session.software) {
+                Some(why) => self.site.alarm(&subject, format!("{}: {why}", session.identity)),
+                None => self.site.all_clear(&subject),
+            }
         }
         tracing::info!(node = %session.identity, host = %session.host, "connected");
         if let Err(error) = self.site.catalog.note_node(&note, self.site.now()) {

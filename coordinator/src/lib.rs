@@ -8,6 +8,7 @@ pub mod policy;
 pub mod retention;
 pub mod schedule;
 
+mod ability;
 mod admin;
 mod assign;
 mod commit;
@@ -16,7 +17,6 @@ mod expire;
 mod foreman;
 mod ingest;
 mod jobs;
-mod packs;
 mod run;
 mod scrub;
 mod sessions;

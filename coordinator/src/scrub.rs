@@ -10,10 +10,10 @@ use std::time::Duration;
 use strongroom_node::heal::{Healed, Wanted, heal, retire};
 use strongroom_node::inspect;
 use strongroom_node::scrubber::{Mender, sentence};
-use strongroom_protocol::control::{ScrubNews, ToNode, Work};
+use strongroom_protocol::control::{ScrubNews, Work};
 use strongroom_protocol::link::{Receiver, Sender};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
-use strongroom_protocol::{Chain, Generation, Identity, JobId, NodeName, PackId, PointId, Role};
+use strongroom_protocol::{Chain, Identity, JobId, NodeName, PackId, PointId, Role};
 use strongroom_store::repo::{Repo, Subject};
 use tokio::sync::{Mutex, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -209,10 +209,9 @@ impl SiteMender {
         self.site.expected.orders().insert(job, (proxy.clone(), expected));
         let (packs, points) = (wanted.packs.clone(), wanted.points.clone());
         let work = Work::Heal { packs, points };
-        let assign = ToNode::Assign { job, generation: Generation(1), work };
-        if !self.site.sessions.say_proxy(proxy, assign) {
+        if let Err(why) = self.site.sessions.order_proxy(proxy, job, work) {
             self.site.expected.orders().remove(&job);
-            return Err(unavailable("it is not connected"));
+            return Err(unavailable(&why));
         }
         let came = self.stop.run_until_cancelled(tokio::time::timeout(STREAM_WAIT, coming)).await;
         self.site.expected.orders().remove(&job);

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use strongroom_certs::Peer;
 use strongroom_node::door::Visit;
-use strongroom_protocol::control::{FromNode, ToNode, Welcome};
+use strongroom_protocol::control::{FromNode, ToNode, Welcome, Work};
+use strongroom_protocol::frame::FrameError;
 use strongroom_protocol::link::{Link, LinkError};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
-use strongroom_protocol::{Generation, Identity, JobId, NodeName, Role};
+use strongroom_protocol::{Chain, Generation, Identity, JobId, NodeName, Role};
 use tokio::sync::mpsc;
+
+use crate::ability::lacking;
 
 /// Messages waiting for a node.
 const UNSENT_MAX: usize = 64;
@@ -88,9 +91,22 @@ impl Sessions {
         self.agent(node).is_some_and(|session| session.say(message))
     }
 
-    /// Says something to a proxy; false when it is not connected or does not keep up.
-    pub(crate) fn say_proxy(&self, node: &NodeName, message: ToNode) -> bool {
-        self.proxy(node).is_some_and(|session| session.say(message))
+    /// Orders a proxy to do something.
+    ///
+    /// # Errors
+    /// Why it cannot be ordered to, for people: not now, or not with the software it runs.
+    pub(crate) fn order_proxy(
+        &self,
+        node: &NodeName,
+        job: JobId,
+        work: Work,
+    ) -> Result<(), String> {
+        let session = self.proxy(node).ok_or("the node is not connected")?;
+        if let Some(why) = lacking(&session.software, &work) {
+            return Err(format!("{node}: {why}"));
+        }
+        let assign = ToNode::Assign { job, generation: Generation(1), work };
+        session.say(assign).then_some(()).ok_or_else(|| format!("{node} does not keep up"))
     }
 
     fn enter(&self, session: &Session) -> Result<(), Refusal> {
@@ -145,16 +161,21 @@ pub(crate) async fn converse(
         tell(heard, Heard::Came { session: session.clone(), live }).await;
         loop {
             tokio::select! {
-                said = receiver.next::<FromNode>() => match said? {
+                frame = receiver.frame() => match frame?.map(|frame| frame.message()) {
                     None => return Ok(()),
-                    Some((FromNode::Renew { csr }, _)) => {
+                    // Of a later version: what it tells is lost, and nothing else is.
+                    Some(Err(error @ FrameError::Unsupported { .. })) => {
+                        tracing::warn!(node = %who, error = %Chain(&error), "passed over");
+                    }
+                    Some(Err(error)) => return Err(error.into()),
+                    Some(Ok(FromNode::Renew { csr })) => {
                         let answer = match renew(&peer, &csr) {
                             Ok(chain) => ToNode::Renewed { chain },
                             Err(why) => ToNode::Refused(Refusal::new(RefusalKind::Invalid, why)),
                         };
                         sender.send(&answer).await?;
                     }
-                    Some((message, _)) => {
+                    Some(Ok(message)) => {
                         tell(heard, Heard::Said { identity: who.clone(), message }).await;
                     }
                 },

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use strongroom_certs::Peer;
 use strongroom_node::door::{Visit, Visitors};
 use strongroom_node::uplink::revoked_identities;
-use strongroom_node::{enrol, serve};
+use strongroom_node::{enrol, packs, serve};
 use strongroom_protocol::admin::Request;
 use strongroom_protocol::control::Welcome;
 use strongroom_protocol::data::ToAgent;
@@ -23,7 +23,7 @@ use crate::scrub::HealStream;
 use crate::sessions::{Heard, converse};
 use crate::site::Site;
 use crate::strangers::Strangers;
-use crate::{admin, commit, ingest, packs, space};
+use crate::{admin, commit, ingest, space};
 
 /// News of a node waiting for the foreman.
 const HEARD_MAX: usize = 256;
@@ -79,7 +79,8 @@ impl Visitors for Reception {
             }
             Opening::Packs => {
                 let _bulk = visit.link.bulk();
-                packs::serve(&self.site.repo, visit.sender, visit.receiver).await
+                let Visit { mut sender, mut receiver, .. } = visit;
+                packs::give(&self.site.repo, &mut sender, &mut receiver).await.map(drop)
             }
             Opening::Heal { job } => {
                 let _bulk = visit.link.bulk();

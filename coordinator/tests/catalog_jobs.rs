@@ -97,6 +97,11 @@ fn old_jobs_are_forgotten_but_not_the_last_run() {
         let Next::Finished(outcome) = job_now.next() else { panic!("{:?}", job_now.next()) };
         catalog.append_event(job, &Event::Finished(outcome), time).unwrap();
     }
-    assert_eq!(catalog.forget_jobs(at(1000)).unwrap(), 2);
+    assert_eq!(catalog.forget_jobs(at(20), 10).unwrap(), 1, "the one that ended before");
+    assert_eq!(catalog.forget_jobs(at(1000), 0).unwrap(), 0, "no more than was asked for");
+    assert_eq!(catalog.forget_jobs(at(1000), 10).unwrap(), 1);
+    for n in 1..=2 {
+        assert_eq!(catalog.journal(JobId::from_bytes([n; 16])).unwrap(), [], "its lines with it");
+    }
     assert_eq!(catalog.jobs(&JobFilter::default()).unwrap().len(), 1);
 }

@@ -2,8 +2,6 @@
 //! points where names alone do not help, hashes what arrives and puts it in place. What was not
 //! asked for ends the stream; what is not what its name says is refused and costs that pack only.
 
-mod give;
-
 use bytes::Bytes;
 use strongroom_protocol::data::{FromProxy, ToProxy};
 use strongroom_protocol::link::{LinkError, Receiver, Sender};
@@ -11,8 +9,6 @@ use strongroom_protocol::{Chain, PackId, PointId, WorkloadId};
 use strongroom_store::manifest::Manifest;
 use strongroom_store::repo::{Begun, IncomingPack, Repo, RepoError};
 use tokio_util::sync::CancellationToken;
-
-pub use give::give;
 
 /// Packs one point may need: bounds what a peer can make us remember.
 const POINT_PACKS_MAX: usize = 4_000_000;

@@ -66,7 +66,7 @@ pub async fn serve(
     let (questions, waiting) = mpsc::channel(QUESTIONS_WAITING);
     let (found, mut finds) = mpsc::channel(READ_AHEAD_BLOBS);
     let repo = repo.clone();
-    let reading = tokio::task::spawn_blocking(move || read(&repo, waiting, &found));
+    let mut reading = Some(tokio::task::spawn_blocking(move || read(&repo, waiting, &found)));
     let hear = async move {
         while let Some((FromReader::Want { number, ids }, _)) = receiver.next().await? {
             // A reader that asks too much, or nobody who reads any more: either way it ends.
@@ -80,12 +80,22 @@ pub async fn serve(
         while let Some(find) = finds.recv().await {
             find.send(&mut sender).await?;
         }
+        // Nothing more comes: there are no more questions, or the reading died of one. Its reader
+        // is told by a stream that is reset, for nobody else would ever answer.
+        if let Some(read) = reading.take()
+            && let Err(died) = read.await
+        {
+            tracing::error!(error = %Chain(&died), "reading for a reader broke off");
+            return Err(LinkError::Lost { reason: "reading the repository broke off".to_owned() });
+        }
         Ok(())
     };
     let told = tokio::try_join!(hear, tell);
     drop(finds);
-    // With nobody to hear of it, the reading ends at the next blob.
-    let _ = reading.await;
+    if let Some(reading) = reading {
+        // With nobody to hear of it, the reading ends at the next blob.
+        let _ = reading.await;
+    }
     told?;
     sender.finish();
     sender.delivered().await;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strongroom_certs::{Enrolment, Expect, RevokedList};
-use strongroom_protocol::control::{FromNode, ToNode, Welcome};
+use strongroom_protocol::control::{Ending, FromNode, RetryAdvice, ToNode, Welcome, unknown_work};
+use strongroom_protocol::frame::{FrameError, decode};
 use strongroom_protocol::link::{Backoff, Endpoint, Link, LinkError};
-use strongroom_protocol::opening::Opening;
+use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
 use strongroom_protocol::{Chain, Generation, JobId, Role, SiteName};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -163,11 +164,16 @@ async fn converse(
     let mut renewal: Option<Enrolment> = None;
     loop {
         let sent = tokio::select! {
-            message = receiver.next::<ToNode>() => match message {
-                Ok(Some((message, _))) => {
-                    hear(course, message, &mut renewal, heard).await;
-                    continue;
-                }
+            frame = receiver.frame() => match frame {
+                Ok(Some(frame)) => match understand(&frame.header) {
+                    Ok(Order::Known(message)) => {
+                        hear(course, message, &mut renewal, heard).await;
+                        continue;
+                    }
+                    Ok(Order::Declined(answer)) => sender.send(&answer).await,
+                    Ok(Order::Unknown) => continue,
+                    Err(error) => return Chain(&error).to_string(),
+                },
                 Ok(None) => return "the coordinator ended the conversation".to_owned(),
                 Err(error) => return Chain(&error).to_string(),
             },
@@ -200,6 +206,38 @@ async fn converse(
     }
 }
 
+/// A message of the coordinator.
+enum Order {
+    /// Work that this software does not know, and the answer that it will not be done.
+    Declined(FromNode),
+    Known(ToNode),
+    /// A message of a later version, that asks for no answer.
+    Unknown,
+}
+
+/// What of a later version is not known here costs itself, not the conversation.
+fn understand(header: &[u8]) -> Result<Order, FrameError> {
+    let error = match decode::<ToNode>(header) {
+        Ok(message) => return Ok(Order::Known(message)),
+        Err(error) => error,
+    };
+    let why = Chain(&error).to_string();
+    if let Some((job, generation)) = unknown_work(header) {
+        tracing::warn!(%job, %why, "an order of a kind that is not known here was declined");
+        let text = format!("software {SOFTWARE} does not know this kind of work: update it");
+        let refusal = Refusal::new(RefusalKind::Invalid, text);
+        let ending = Ending::Failed { refusal, retry: RetryAdvice::Pointless };
+        return Ok(Order::Declined(FromNode::Ended { job, generation, ending }));
+    }
+    match error {
+        FrameError::Unsupported { .. } => {
+            tracing::warn!(%why, "a message that is not known here was passed over");
+            Ok(Order::Unknown)
+        }
+        error => Err(error),
+    }
+}
+
 async fn hear(
     course: &Course,
     message: ToNode,
@@ -229,4 +267,25 @@ async fn hear(
 /// What was revoked, as it is pushed.
 pub fn revoked_identities(list: &RevokedList) -> ToNode {
     ToNode::Revoked { revoked: list.identities.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_later_version_says_costs_itself_and_not_the_conversation() {
+        let (job, generation) = (JobId::from_bytes([7; 16]), Generation(3));
+        let work_to_come = postcard::to_stdvec(&(1_u32, job, generation, 99_u32, "more")).unwrap();
+        let Ok(Order::Declined(answer)) = understand(&work_to_come) else { panic!("not declined") };
+        let FromNode::Ended { job: of, ending: Ending::Failed { refusal, .. }, .. } = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!((of, refusal.kind), (job, RefusalKind::Invalid));
+        let message_to_come = postcard::to_stdvec(&(99_u32, "more")).unwrap();
+        assert!(matches!(understand(&message_to_come), Ok(Order::Unknown)));
+        let known = postcard::to_stdvec(&ToNode::Cancel { job }).unwrap();
+        assert!(matches!(understand(&known), Ok(Order::Known(ToNode::Cancel { .. }))));
+        assert!(understand(&known[..known.len() - 1]).is_err(), "what is cut is no message");
+    }
 }

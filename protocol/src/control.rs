@@ -53,6 +53,18 @@ pub enum ToNode {
 }
 message!(ToNode, "message to node", 6);
 
+/// Kinds of work that this version knows.
+const WORK_KINDS: u32 = 9;
+
+/// The assignment in a header of [`ToNode`] whose kind of work this version does not know: who
+/// receives it can still say that it will not be done.
+pub fn unknown_work(header: &[u8]) -> Option<(JobId, Generation)> {
+    const ASSIGN: u32 = 1;
+    let read = postcard::take_from_bytes::<(u32, JobId, Generation, u32)>(header);
+    let ((message, job, generation, work), _) = read.ok()?;
+    (message == ASSIGN && work >= WORK_KINDS).then_some((job, generation))
+}
+
 /// What a node needs to know of its site. Agents get the keys to name and cut, never the
 /// vault key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -284,4 +296,50 @@ pub enum Overwrite {
     IfDifferent,
     /// Everything is written again.
     Always,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_assignment_of_work_to_come_is_told_from_the_rest() {
+        let (job, generation) = (JobId::from_bytes([7; 16]), Generation(300));
+        let to_come = postcard::to_stdvec(&(1_u32, job, generation, WORK_KINDS, "more")).unwrap();
+        assert!(crate::frame::decode::<ToNode>(&to_come).is_err());
+        assert_eq!(unknown_work(&to_come), Some((job, generation)));
+        let mut work = Work::Heal { packs: Vec::new(), points: Vec::new() };
+        for _ in 0..2 {
+            let assign = ToNode::Assign { job, generation, work };
+            let known = postcard::to_stdvec(&assign).unwrap();
+            assert_eq!(unknown_work(&known), None, "{assign:?}");
+            // The last one, whose number is the highest there is.
+            work = Work::ProtectBlocks { work: Box::new(sample()), blocks_min: 1, blocks_max: 2 };
+        }
+        let last = postcard::to_stdvec(&work).unwrap();
+        assert_eq!(u32::from(last[0]), WORK_KINDS - 1);
+        assert_eq!(unknown_work(&postcard::to_stdvec(&ToNode::Cancel { job }).unwrap()), None);
+        assert_eq!(unknown_work(&[]), None);
+    }
+
+    fn sample() -> ProtectWork {
+        ProtectWork {
+            workload: WorkloadId::from_bytes([1; 16]),
+            name: "files".parse().unwrap(),
+            point: PointId::from_bytes([2; 16]),
+            previous: None,
+            source: FilesSource {
+                path: b"/srv".to_vec(),
+                exclude: Vec::new(),
+                exclude_if_present: Vec::new(),
+                exclude_larger_bytes: None,
+                mounts: Mounts::Cross,
+                pre_hook: Vec::new(),
+                post_hook: Vec::new(),
+                hook_seconds_max: 1,
+            },
+            policy: "p".to_owned(),
+            policy_version: 1,
+        }
+    }
 }

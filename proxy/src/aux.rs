@@ -83,7 +83,7 @@ pub(crate) fn write_points(
 
 /// What goes on every medium, and how many key epochs it opens. The keys are read as they are
 /// now: a changed passphrase or recovery key goes on the next medium without a restart.
-fn order_of(repo: &Repo, set: MediaSetName) -> Result<(SetOrder, u32), RepoError> {
+pub(crate) fn order_of(repo: &Repo, set: MediaSetName) -> Result<(SetOrder, u32), RepoError> {
     let keys = repo.keys_now()?;
     let order = SetOrder {
         set,
@@ -231,18 +231,20 @@ fn check_wrapped(epoch: u32, wrapped: u32) -> Result<(), String> {
 pub(crate) mod testing {
     use std::sync::Arc;
 
-    use strongroom_protocol::{PointId, RepoId, Timestamp, WorkloadId};
+    use strongroom_protocol::{BlobKind, PointId, Reference, RepoId, Timestamp, WorkloadId};
     use strongroom_store::cut::CutParams;
     use strongroom_store::disk::sim::SimDisk;
     use strongroom_store::keys::VaultKey;
+    use strongroom_store::parcel::Compressor;
     use strongroom_store::repo::{Mode, Options, Repo, RepoSetup};
+    use strongroom_store::seal::seal;
     use strongroom_store::writer::WriterLimits;
 
     const REPO: RepoId = RepoId::from_bytes([1; 16]);
+    const KEY: VaultKey = VaultKey::from_bytes([3; 32]);
     pub(crate) const WORKLOAD: WorkloadId = WorkloadId::from_bytes([2; 16]);
 
     pub(crate) fn repo(disk: &SimDisk) -> Repo {
-        let key = VaultKey::from_bytes([3; 32]);
         let setup = RepoSetup {
             repo: REPO,
             org: "acme".parse().unwrap(),
@@ -250,15 +252,27 @@ pub(crate) mod testing {
             created: Timestamp(1),
             wraps: vec![vec![1]],
         };
-        Repo::create(disk, &setup, &key).unwrap();
+        Repo::create(disk, &setup, &KEY).unwrap();
         let options = Options { mode: Mode::Write, limits: WriterLimits::default() };
-        Repo::open(Arc::new(disk.clone()), &key, options).unwrap()
+        Repo::open(Arc::new(disk.clone()), &KEY, options).unwrap()
+    }
+
+    /// A page that needs nothing.
+    pub(crate) fn page(repo: &Repo) -> Reference {
+        let (keys, mut compressor) = (KEY.agent_keys(), Compressor::new().unwrap());
+        let parcel = compressor.pack(&keys, BlobKind::Page, Vec::new(), &[7; 100], 1).unwrap();
+        repo.insert(seal(&KEY, REPO, &parcel).unwrap(), &[]).unwrap();
+        Reference { kind: BlobKind::Page, id: parcel.head.id }
+    }
+
+    /// Of a point that needs nothing.
+    pub(crate) fn manifest(point: PointId) -> Vec<u8> {
+        manifest_over(point, &[])
     }
 
     /// Framed as the format says.
-    pub(crate) fn manifest(point: PointId) -> Vec<u8> {
+    pub(crate) fn manifest_over(point: PointId, roots: &[Reference]) -> Vec<u8> {
         let names = (*REPO.as_bytes(), *WORKLOAD.as_bytes(), *point.as_bytes());
-        let roots: Vec<(u8, [u8; 32])> = Vec::new();
         let head = postcard::to_stdvec(&(names, 5_i64, 0_u8, roots, 1_u32, 1_u32)).unwrap();
         let mut bytes = b"SRPOIN01".to_vec();
         bytes.extend_from_slice(&u32::try_from(head.len()).unwrap().to_le_bytes());

@@ -2,6 +2,7 @@
 //! site's own floor allows. Nothing else removes a point here. Every order, obeyed or not, is in
 //! this site's journal, and a removal is there before it happens.
 
+mod compact;
 mod floor;
 mod journal;
 
@@ -71,6 +72,7 @@ impl Keeper {
             keeper.arrive(&mut journal, *point, *workload)?;
         }
         journal.holding.points.retain(|point, _| here.contains_key(point));
+        journal.compact(&here.into_keys().collect(), &keeper.floor);
         drop(journal);
         Ok(keeper)
     }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use strongroom_node::ask::open;
 use strongroom_node::desk::Task;
-use strongroom_node::heal::{Wanted, give, heal, retire};
+use strongroom_node::heal::{Wanted, heal, retire};
 use strongroom_node::inspect;
+use strongroom_node::packs::give;
 use strongroom_node::scrubber::{Mender, Scrubber, sentence};
 use strongroom_node::uplink::Uplink;
 use strongroom_protocol::control::{FromNode, Progress, ScrubNews};
@@ -72,11 +73,10 @@ impl Mender for ProxyMender {
         (told.hurt, told.lost) = (after, is_told);
         drop(told);
         if let Some(uplink) = self.uplink.as_ref().filter(|_| is_news) {
-            let (found, healed, hurt) = (brief(found), brief(healed), brief(hurt));
-            let lost = lost.into_iter().take(TOLD_MAX);
-            let lost = lost.map(|(point, why)| (point, shortened(&why))).collect();
-            let news = FromNode::Scrubbed(ScrubNews { found, healed, lost, hurt });
-            self.stop.run_until_cancelled(uplink.say(news)).await;
+            for news in news_of(found, healed, lost, hurt) {
+                let news = FromNode::Scrubbed(news);
+                self.stop.run_until_cancelled(uplink.say(news)).await;
+            }
         }
     }
 }
@@ -140,6 +140,30 @@ fn look_around(repo: &Repo) -> Around {
     (hurt, lost, inspect::what_is_hurt(repo))
 }
 
+/// What the coordinator is told, in as many messages as it takes to name every lost point.
+fn news_of(
+    found: Vec<String>,
+    healed: Vec<String>,
+    lost: Vec<(PointId, String)>,
+    mut hurt: Vec<String>,
+) -> Vec<ScrubNews> {
+    if lost.len() > TOLD_MAX {
+        hurt.insert(0, format!("{} points in all are not whole", lost.len()));
+    }
+    let (found, healed, hurt) = (brief(found), brief(healed), brief(hurt));
+    let briefly = |(point, why): &(PointId, String)| (*point, shortened(why));
+    let mut parts = lost.chunks(TOLD_MAX).map(|part| part.iter().map(briefly).collect());
+    let lost = parts.next().unwrap_or_default();
+    let mut news = vec![ScrubNews { found, healed, lost, hurt: hurt.clone() }];
+    news.extend(parts.map(|lost| ScrubNews {
+        found: Vec::new(),
+        healed: Vec::new(),
+        lost,
+        hurt: hurt.clone(),
+    }));
+    news
+}
+
 fn brief(lines: Vec<String>) -> Vec<String> {
     lines.iter().take(TOLD_MAX).map(|line| shortened(line)).collect()
 }
@@ -168,4 +192,29 @@ pub(crate) async fn give_back(repo: &Repo, task: &Task) -> Result<(Progress, Str
     let progress =
         Progress { bytes_seen: bytes, bytes_read: bytes, bytes_sent: bytes, ..Progress::default() };
     Ok((progress, format!("{} packs given back", given.packs)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_lost_point_is_told_however_many_there_are() {
+        let lost: Vec<(PointId, String)> = (0..1201_u16)
+            .map(|n| {
+                let mut id = [0; 16];
+                id[..2].copy_from_slice(&n.to_le_bytes());
+                (PointId::from_bytes(id), "its pack is hurt".to_owned())
+            })
+            .collect();
+        let found = vec!["a pack".to_owned()];
+        let news = news_of(found.clone(), Vec::new(), lost.clone(), Vec::new());
+        assert!(news.iter().all(|news| news.lost.len() <= TOLD_MAX && news.hurt.len() == 1));
+        assert!(news.iter().all(|news| news.hurt[0].starts_with("1201 points")));
+        assert_eq!(news.iter().filter(|news| news.found == found).count(), 1, "told once");
+        let told: Vec<_> = news.into_iter().flat_map(|news| news.lost).collect();
+        assert_eq!(told, lost);
+        let nothing = news_of(Vec::new(), vec!["a pack".to_owned()], Vec::new(), Vec::new());
+        assert_eq!((nothing.len(), nothing[0].healed.len()), (1, 1));
+    }
 }

@@ -181,23 +181,62 @@ pub(crate) fn read_media(
         Manifest::decode_head(&manifest).map_err(|error| refused(RefusalKind::Damaged, &error))?;
     // That the repository here cannot tell what the point needs says nothing of the media.
     let closure = repo.closure(&head.roots).map_err(|error| unavailable(&error))?;
-    let wanted: HashSet<_> = closure.packs.into_iter().collect();
+    let needed: HashSet<_> = closure.packs.into_iter().collect();
     let report = reader
-        .fetch_packs(&wanted, &mut |_, source: &mut dyn Read| {
+        .fetch_packs(&needed, &mut |_, source: &mut dyn Read| {
             io::copy(source, &mut io::sink()).map(drop)
         })
         .map_err(|error| unavailable(&error))?;
     if !report.missing.is_empty() {
         let wanted: Vec<_> = report.wanted.iter().map(ToString::to_string).collect();
-        let text = format!(
-            "{} of {} packs cannot be read from the media; cartridges wanted: {}",
-            report.missing.len(),
-            wanted.len(),
-            if wanted.is_empty() { "none".to_owned() } else { wanted.join(", ") },
-        );
+        let text = unread(report.missing.len(), needed.len(), &wanted);
         return Err(Refusal::new(RefusalKind::Damaged, text));
     }
     let progress =
         Progress { bytes_seen: report.bytes, bytes_read: report.bytes, ..Progress::default() };
     Ok((progress, format!("{} packs read back from media", report.fetched)))
+}
+
+fn unread(missing: usize, needed: usize, cartridges: &[String]) -> String {
+    let wanted = if cartridges.is_empty() { "none".to_owned() } else { cartridges.join(", ") };
+    format!(
+        "{missing} of {needed} packs cannot be read from the media; cartridges wanted: {wanted}"
+    )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+mod tests {
+    use strongroom_protocol::FixedClock;
+    use strongroom_protocol::Timestamp;
+    use strongroom_store::disk::sim::SimDisk;
+    use strongroom_store::media::MediaSetWriter;
+    use strongroom_store::tape::{Shape, VirtualLibrary};
+
+    use super::*;
+    use crate::aux::order_of;
+    use crate::aux::testing::{WORKLOAD, manifest_over, page, repo};
+
+    #[test]
+    fn packs_that_are_on_no_cartridge_are_counted_as_packs() {
+        let (disk, dir) = (SimDisk::new(), tempfile::tempdir().unwrap());
+        let (repo, point) = (repo(&disk), PointId::from_bytes([5; 16]));
+        let manifest = manifest_over(point, &[page(&repo)]);
+        repo.commit_point(WORKLOAD, point, &manifest).unwrap();
+        let blank = ["SR0001L9".parse().unwrap()];
+        let shape = Shape::with_capacity(1 << 20);
+        let library: Arc<dyn TapeLibrary> =
+            Arc::new(VirtualLibrary::create(&dir.path().join("library"), shape, &blank).unwrap());
+        let clock = Arc::new(FixedClock::at(Timestamp::from_unix_seconds(1_800_000_000)));
+        let (order, _) = order_of(&repo, "yearly".parse().unwrap()).unwrap();
+        let mut writer = MediaSetWriter::open(Arc::clone(&library), order, clock).unwrap();
+        writer.begin(0).unwrap();
+        writer.put_manifest(WORKLOAD, point, &manifest).unwrap();
+        writer.finish().unwrap();
+        drop(writer);
+        let refusal = read_media(&repo, library, point).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Damaged);
+        assert!(refusal.text.starts_with("1 of 1 packs"), "{refusal}");
+        assert!(refusal.text.ends_with("cartridges wanted: none"), "{refusal}");
+    }
 }

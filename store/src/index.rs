@@ -7,10 +7,12 @@ mod fence;
 mod load;
 mod lookup;
 mod merge;
+mod rebuild;
 mod segment;
 mod sentence;
 mod standing;
 mod state;
+mod visit;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use strongroom_protocol::blob::BlobKind;
 use strongroom_protocol::id::{ChunkId, PackId, RepoId};
 
 use crate::disk::{Disk, DiskError};
-use crate::pack::{PackClass, PackEntry, pack_path, read_footer, scan_forward};
+use crate::pack::{PackClass, PackEntry};
 use crate::sync::{AtomicU64, Ordering, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub(crate) use load::list_packs;
 use segment::{Segment, SegmentError};
@@ -168,6 +170,7 @@ impl Index {
             next_segment: AtomicU64::new(1),
         };
         index.load_segments(&removals.packs, &mut losses)?;
+        index.state_mut().note_returned(&removals.packs);
         let unindexed = index.state().unindexed();
         for (pack, class) in unindexed {
             if let Err(problem) = index.index_pack(pack, class) {
@@ -191,18 +194,17 @@ impl Index {
     /// Reads a pack's footer, or its records forward when the footer is damaged; the second
     /// says that the pack is not whole.
     fn index_pack(&self, pack: PackId, class: PackClass) -> Result<(), String> {
-        let path = pack_path(class, pack);
-        let file = self.disk.open(&path).map_err(|error| error.to_string())?;
-        match read_footer(&*file, self.repo) {
-            Ok((_, entries)) => {
-                self.state_mut().publish(pack, class, &entries, Doubt::Doubted);
+        let read = self.entries_of(pack, class);
+        let mut state = self.state_mut();
+        match read {
+            Ok(entries) => {
+                state.enter(pack, &entries, Doubt::Doubted);
                 Ok(())
             }
-            Err(problem) => {
-                if let Ok((_, entries)) = scan_forward(&*file, self.repo) {
-                    self.state_mut().publish(pack, class, &entries, Doubt::Doubted);
-                }
-                Err(problem.to_string())
+            Err((problem, entries)) => {
+                Arc::make_mut(&mut state.standing).set_hurt(pack);
+                state.enter(pack, &entries, Doubt::Doubted);
+                Err(problem)
             }
         }
     }
@@ -275,11 +277,21 @@ impl Index {
         state.doubt_lifted();
     }
 
-    /// A pack that was in place is not to be counted on.
-    pub(crate) fn note_loss(&self) {
+    /// A pack that was in place is not to be counted on: what lies in no other is absent for
+    /// sessions.
+    pub(crate) fn note_hurt(&self, pack: PackId) {
         let mut state = self.state_mut();
         self.losses.fetch_add(1, Ordering::SeqCst);
+        Arc::make_mut(&mut state.standing).set_hurt(pack);
         state.doubt_all();
+    }
+
+    /// A hurt pack is whole, was replaced, or is gone.
+    pub(crate) fn note_whole(&self, pack: &PackId) {
+        let mut state = self.state_mut();
+        if state.standing.is_hurt(pack) {
+            Arc::make_mut(&mut state.standing).set_whole(pack);
+        }
     }
 
     /// Whether the closure of a metadata blob still has to be proven.

@@ -144,6 +144,14 @@ impl Writer {
         receiver.recv().map_err(|_| WriteError::Gone)?
     }
 
+    /// What failed since the last barrier, told now to whoever would meet its consequences.
+    pub(crate) fn failed(&self) -> Result<(), WriteError> {
+        match self.failing.load(Ordering::SeqCst) {
+            true => self.barrier(),
+            false => Ok(()),
+        }
+    }
+
     /// Directories the next barrier has to sync.
     pub(crate) fn dirty_dirs(&self, dirs: Vec<String>) -> Result<(), WriteError> {
         self.sender.send(Message::DirtyDirs(dirs)).map_err(|_| WriteError::Gone)

@@ -257,3 +257,44 @@ fn every_damage_then_every_next_thing() {
     println!("{cases} cases of damage, {refused} refused at once with a reason");
     assert!(cases > 1000, "only {cases} cases");
 }
+
+/// Hurts the index under the eyes of a repository that has it open.
+fn hurt_open_index(disk: &SimDisk, path: &str, at: Option<usize>) {
+    disk.damage(path, |bytes| match at {
+        Some(at) => bytes[at] ^= 4,
+        None => bytes.truncate(100),
+    });
+}
+
+#[test]
+fn a_collection_that_meets_a_damaged_index_rebuilds_it() {
+    let whole = prepared();
+    let index = |path: &&String| path.starts_with("index/");
+    let paths: Vec<String> = whole.disk.paths().iter().filter(index).cloned().collect();
+    assert!(!paths.is_empty());
+    let mut rebuilt = 0;
+    for path in &paths {
+        let len = bytes(&whole.disk, path).len();
+        // The last places lie in what is read at open only.
+        for at in (0..len).step_by(600).map(Some).chain([None]) {
+            let case = format!("{at:?} of {path}");
+            let disk = whole.disk.crash_image(0, Crash::Keep);
+            let repo = open(&disk);
+            hurt_open_index(&disk, path, at);
+            let limits = CollectLimits::default();
+            for round in ["first", "second"] {
+                let done = repo.collect(&limits, &mut |_| ControlFlow::Continue(()));
+                assert!(done.is_ok(), "{case}, {round}: {done:?}");
+            }
+            repo.collection_plan(&limits).unwrap();
+            rebuilt += usize::from(!disk.exists(path).unwrap());
+            for number in POINTS {
+                check_point(&repo, number).unwrap_or_else(|error| panic!("{case}: {error:?}"));
+            }
+            assert!(repo.health().is_sound(), "{case}");
+            drop(repo);
+            assert!(open(&disk).health().is_sound(), "{case}");
+        }
+    }
+    assert!(rebuilt > 3, "{rebuilt} rebuilt");
+}

@@ -4,11 +4,12 @@
 
 mod common;
 
-use common::{check_point, create, open, protect, write_small};
+use common::anyhow_like::Failure;
+use common::{Node, check_point, create, insert, open, protect, write_small};
 use std::sync::Arc;
 use strongroom_protocol::id::PackId;
 use strongroom_store::disk::sim::{Crash, Fault, FaultPlan, SimDisk};
-use strongroom_store::repo::{Begun, Depth, Repo, RepoError};
+use strongroom_store::repo::{Begun, Depth, InsertError, Repo, RepoError};
 
 /// How many operations fail in a row.
 const RUNS: [usize; 2] = [1, 9];
@@ -95,6 +96,25 @@ fn a_full_disk_is_named_and_what_was_kept_stays() {
     disk.fail(None);
     protect(&repo, 2).unwrap();
     check_point(&repo, 2).unwrap();
+}
+
+#[test]
+fn a_page_whose_chunk_the_disk_refused_is_refused_for_the_disk() {
+    let disk = prepared();
+    let repo = open(&disk);
+    let (chunk, page) = {
+        let chunk = Node::data(77);
+        (chunk.clone(), Node::page(77, vec![chunk]))
+    };
+    disk.fail(Some(FaultPlan { ops: disk.op_count()..usize::MAX, fault: Fault::Full }));
+    insert(&repo, &chunk).unwrap();
+    while repo.has(&[chunk.id()]).unwrap() == [true] {
+        std::thread::yield_now();
+    }
+    let refused = Failure::from(insert(&repo, &page).unwrap_err());
+    assert!(refused.is_about_the_disk(), "{refused:?}");
+    disk.fail(None);
+    assert!(matches!(insert(&repo, &page), Err(InsertError::MissingReferences { .. })));
 }
 
 /// Receives a pack in two halves; what was under way when it failed is dropped.

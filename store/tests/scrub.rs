@@ -6,13 +6,17 @@ mod common;
 mod scrub_kit;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use common::{WORKLOAD, check_point, manifest, point_id, protect, tree};
+use common::{
+    WORKLOAD, check_point, create, insert, key, manifest, point_id, protect, send, tree,
+    write_small,
+};
 use scrub_kit::{DAY, Source, TERMS, at, check, pack_of, pack_paths, prepared, reopened, round};
 use strongroom_protocol::id::PackId;
-use strongroom_store::disk::Disk;
-use strongroom_store::disk::sim::{Damage, Fault, FaultPlan};
-use strongroom_store::repo::{Begun, Checked, Depth, RepoError, Subject};
+use strongroom_store::disk::sim::{Crash, Damage, Fault, FaultPlan};
+use strongroom_store::disk::{Disk, LocalDisk};
+use strongroom_store::repo::{Begun, Checked, CollectLimits, Depth, Repo, RepoError, Subject};
 
 #[test]
 fn what_is_due_comes_oldest_first_and_a_lost_book_makes_all_due() {
@@ -176,4 +180,112 @@ fn ages_that_could_not_be_written_are_written_later() {
     repo.scrub_save().unwrap();
     drop(repo);
     assert!(reopened(&disk).scrub_due(TERMS, at(DAY)).unwrap().is_empty());
+}
+
+#[test]
+fn what_lies_in_a_hurt_pack_is_sent_again_and_comes_to_lie_in_a_whole_one() {
+    for class in ["packs/d/", "packs/m/"] {
+        let disk = prepared();
+        let repo = reopened(&disk);
+        let session = repo.session();
+        assert_eq!(session.has(&[tree(1).id()]).unwrap(), [true]);
+        let hurt: Vec<String> =
+            pack_paths(&disk).into_iter().filter(|path| path.starts_with(class)).collect();
+        for path in &hurt {
+            disk.damage(path, |bytes| bytes[70] ^= 1);
+        }
+        assert_eq!(round(&repo, at(0)).len(), hurt.len());
+        assert_eq!(session.has(&[tree(1).id()]).unwrap(), [false], "counted on, in {class}");
+        let point = point_id(9);
+        let refused =
+            session.commit_point(WORKLOAD, point, &manifest(point, &[tree(1).reference()]));
+        assert!(matches!(refused, Err(RepoError::Incomplete(_))), "{refused:?}");
+        assert!(!session.hurt_points().unwrap().is_empty());
+
+        for number in [1, 2] {
+            send(&session, &tree(number)).unwrap();
+        }
+        session.commit_point(WORKLOAD, point, &manifest(point, &[tree(1).reference()])).unwrap();
+        assert_eq!(session.hurt_points().unwrap(), [], "the whole ones are found first");
+        let before = repo.packs().len();
+        insert(&session, &tree(1).children[0].children[0]).unwrap();
+        session.barrier().unwrap();
+        assert_eq!(repo.packs().len(), before, "once is enough");
+        drop((session, repo));
+        for path in &hurt {
+            disk.remove(path).unwrap();
+        }
+        let repo = reopened(&disk);
+        for number in [1, 2] {
+            check_point(&repo, number).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_a_point_needs_is_looked_at_at_the_same_pace_and_stays_meanwhile() {
+    let disk = prepared();
+    let repo = reopened(&disk);
+    let point = Subject::Point(WORKLOAD, point_id(1));
+    let manifest_bytes = manifest(point_id(1), &[tree(1).reference()]).len() as u64;
+    let mut paced = Vec::new();
+    let checked = repo.scrub_check(point, at(0), &mut |bytes| {
+        assert_eq!(repo.open_sessions(), 1, "nothing keeps what is looked at");
+        paced.push(bytes);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(checked, Checked::Sound(manifest_bytes));
+    let total: u64 = paced.iter().sum();
+    assert!(total > manifest_bytes + 4 * 4096, "{paced:?}: the pages are not paced");
+    assert_eq!(repo.open_sessions(), 0);
+    for calls in 1..paced.len() {
+        let mut left = calls;
+        let stopped = repo.scrub_check(point, at(0), &mut |_| match left {
+            0 => ControlFlow::Break(()),
+            _ => {
+                left -= 1;
+                ControlFlow::Continue(())
+            }
+        });
+        assert_eq!(stopped, Checked::Stopped, "after {calls} of {}", paced.len());
+        // Removed and collected in the middle of the look: no loss.
+        let repo = reopened(&disk.crash_image(disk.log_len(), Crash::Keep));
+        let mut left = calls;
+        let checked = repo.scrub_check(point, at(0), &mut |_| {
+            if left == 0 {
+                repo.remove_point(WORKLOAD, point_id(1)).unwrap();
+                let limits = CollectLimits::default();
+                repo.collect(&limits, &mut |_| ControlFlow::Continue(())).unwrap();
+            }
+            left = left.wrapping_sub(1);
+            ControlFlow::Continue(())
+        });
+        assert!(matches!(checked, Checked::Sound(_)), "after {calls}: {checked:?}");
+        assert!(repo.hurt().is_empty());
+    }
+}
+
+#[test]
+fn a_pack_that_cannot_be_opened_is_not_called_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = LocalDisk::new(dir.path());
+    create(&disk);
+    let repo = Repo::open(Arc::new(disk), &key(), write_small()).unwrap();
+    protect(&repo, 1).unwrap();
+    let [looping, gone] = *repo.packs().first_chunk().unwrap();
+    let path = |pack: PackId| {
+        let name = pack.to_string();
+        let class = ["d", "m"].map(|class| dir.path().join("packs").join(class).join(&name[..2]));
+        class.into_iter().map(|fan| fan.join(&name)).find(|path| path.exists()).unwrap()
+    };
+    let (loop_path, gone_path) = (path(looping), path(gone));
+    std::fs::remove_file(&gone_path).unwrap();
+    std::fs::remove_file(&loop_path).unwrap();
+    std::os::unix::fs::symlink(&loop_path, &loop_path).unwrap();
+    let report = repo.verify(Depth::Hashes).unwrap();
+    assert_eq!(report.damaged_packs.len(), 2);
+    let hurt = repo.hurt();
+    assert_eq!(hurt[&Subject::Pack(gone)], "it is gone");
+    let why = &hurt[&Subject::Pack(looping)];
+    assert!(why.contains("symbolic links"), "{why}");
 }

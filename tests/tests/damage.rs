@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use strongroom_protocol::PointId;
 use strongroom_protocol::admin::{Request, Response, VerifyDepth};
@@ -122,6 +123,20 @@ async fn what_damage_took_is_sent_again_by_the_next_run() {
     restart(&mut lab).await;
     let point = lab.point().await.unwrap();
     lab.restores_as("coordinator", point, &lab.source).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_cache_of_an_agent_promised_and_damage_took_is_sent_again() {
+    for class in ["d", "m"] {
+        let (mut lab, _, _) = protected(Cast::OneSite).await;
+        // Older than the granularity of time stamps: from now on the cache is believed.
+        tokio::time::sleep(Duration::from_millis(2200)).await;
+        lab.point().await.unwrap();
+        std::fs::remove_file(packs(&lab, class).remove(0)).unwrap();
+        restart(&mut lab).await;
+        let point = lab.point().await.unwrap();
+        lab.restores_as("coordinator", point, &lab.source).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

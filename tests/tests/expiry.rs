@@ -4,128 +4,27 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use strongroom_coordinator::catalog::{Catalog, CopyEvent};
 use strongroom_coordinator::policy::primary;
 use strongroom_protocol::admin::{
     CopyRow, Pinned, PointRef, PruneOrder, Request, Response, SpaceOrder,
 };
-use strongroom_protocol::{Clock, CopyName, FixedClock, PointId, SystemClock};
+use strongroom_protocol::{Clock as _, CopyName, PointId};
 use strongroom_store::disk::LocalDisk;
 use strongroom_store::keys::VaultKey;
 use strongroom_store::repo::{Mode, Repo};
+use strongroom_tests::ageing::{Ageing, SHORT_FLOOR, expired, in_grace};
 use strongroom_tests::lab::{Cast, Lab, copy_tree, files_below};
 use strongroom_tests::mounted::Mounted;
 use strongroom_tests::site::name;
 
-/// The longest life a node's certificate may have.
-const LIFE_SECONDS: u32 = 90 * 24 * 3600;
 const DAY: i64 = 24 * 3600;
-const SHORT_FLOOR: &str = "\n[floor]\nmin_age_seconds = 1800\nnewest = 1\ngrace_seconds = 1800\n";
-
-struct Ageing {
-    lab: Lab,
-    policy: String,
-    clock: Arc<FixedClock>,
-}
-
-impl Ageing {
-    /// Two sites that keep one point each, with a grace of half an hour at the coordinator.
-    async fn start(cast: Cast, keep: &str, floor: &str) -> Self {
-        let clock = Arc::new(FixedClock::at(SystemClock.now()));
-        let shared: Arc<dyn Clock> = Arc::<FixedClock>::clone(&clock);
-        let mut lab = Lab::start_with(cast, shared, LIFE_SECONDS).await.unwrap();
-        if cast == Cast::TwoSites {
-            lab.stop_proxy().await.unwrap();
-            let path = lab.sites.home("proxy").join("node.toml");
-            let settings = std::fs::read_to_string(&path).unwrap();
-            std::fs::write(&path, settings + floor).unwrap();
-            lab.start_proxy().unwrap();
-            lab.everybody().await.unwrap();
-        }
-        let whole = lab.policy();
-        let (head, rest) = whole.split_once("[policy.standard.copy.tape]").unwrap_or((&whole, ""));
-        let tail = rest.find("[workload").map_or("", |at| rest.split_at(at).1);
-        let policy = format!("{head}{tail}")
-            .replace("schedule = \"monthly 1 03:00\"\n", "")
-            .replace("timezone = \"UTC\"", "timezone = \"UTC\"\ngrace = \"30m\"")
-            .replace("newest = 10", keep);
-        lab.sites.apply(&policy).await.unwrap();
-        Self { lab, policy, clock }
-    }
-
-    /// Another grace at the coordinator.
-    async fn grace(&self, grace: &str) {
-        let policy = self.policy.replace("grace = \"30m\"", &format!("grace = \"{grace}\""));
-        self.lab.sites.apply(&policy).await.unwrap();
-    }
-
-    /// A point of a tree that shares nothing with the one before, there in every copy.
-    async fn point(&self, seed: u64) -> PointId {
-        self.lab.write("file", 3_000_000, seed).unwrap();
-        let point = self.lab.point().await.unwrap();
-        if self.lab.proxy.is_some() {
-            self.lab.sites.await_copy("secondary", "readable").await.unwrap();
-        }
-        self.pass(1).await;
-        point
-    }
-
-    /// Time goes on, in steps that count.
-    async fn pass(&self, seconds: i64) {
-        self.clock.set(self.clock.now().plus_seconds(seconds));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-
-    /// Hours go by while the coordinator looks.
-    async fn hours(&self, count: i64) {
-        for _ in 0..count {
-            self.pass(3000).await;
-            tokio::time::sleep(Duration::from_millis(600)).await;
-        }
-    }
-
-    async fn copy(&self, point: PointId, copy: &str) -> CopyRow {
-        let points = self.lab.sites.points("coordinator").await.unwrap();
-        let row = points.into_iter().find(|row| row.id == point).unwrap();
-        row.copies.into_iter().find(|row| row.copy.as_str() == copy).unwrap()
-    }
-
-    /// Time goes on until the copy is as `fits` says.
-    async fn until(&self, point: PointId, copy: &str, fits: impl Fn(&CopyRow) -> bool) -> CopyRow {
-        let what = format!("{copy} of {point} to be so");
-        let came = self.lab.sites.wait_for(&what, async |_| {
-            self.pass(240).await;
-            Ok(Some(self.copy(point, copy).await).filter(&fits))
-        });
-        match came.await {
-            Ok(row) => row,
-            Err(error) => panic!("{error}: {:?}", self.copy(point, copy).await),
-        }
-    }
-
-    async fn there(&self, node: &str) -> Vec<PointId> {
-        self.lab.sites.points(node).await.unwrap().into_iter().map(|row| row.id).collect()
-    }
-
-    async fn order(&self, request: Request) -> Response {
-        self.lab.sites.ask("coordinator", &request).await.unwrap()
-    }
-}
 
 /// Bytes of the packs at a site, as the disk has them.
 fn stored_bytes(lab: &Lab, node: &str) -> u64 {
     let packs = files_below(&lab.sites.home(node).join("repo/packs")).unwrap_or_default();
     packs.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|meta| meta.len()).sum()
-}
-
-fn expired(row: &CopyRow) -> bool {
-    row.state == "expired"
-}
-
-fn in_grace(row: &CopyRow) -> bool {
-    row.detail.contains("in its grace until")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::kill::mib;
-use crate::sites::{Profile, Role, Sites, Way};
+use crate::sites::{Role, Sites, Way};
+use crate::stage::Stage;
 
 /// What the coordinator may take.
 const COORDINATOR_BYTES_MAX: u64 = 192 << 20;
@@ -35,15 +36,8 @@ pub(crate) struct Arguments {
     /// MiB that each of them protects
     #[arg(long, default_value_t = 32)]
     mib: usize,
-    /// Where trees and sites are made; a temporary directory if not told
-    #[arg(long)]
-    dir: Option<PathBuf>,
-    /// This program, instead of building one
-    #[arg(long)]
-    exe: Option<PathBuf>,
-    /// Which build of the program is measured
-    #[arg(long, value_enum, default_value_t = Profile::Release)]
-    profile: Profile,
+    #[command(flatten)]
+    stage: Stage,
 }
 
 /// What one run showed.
@@ -57,12 +51,9 @@ struct Seen {
 
 /// One alone, then all together.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let exe = arguments.exe.clone().map_or_else(|| arguments.profile.build(), Ok)?;
-    let temporary = match &arguments.dir {
-        Some(dir) => tempfile::tempdir_in(dir)?,
-        None => tempfile::tempdir()?,
-    };
-    let dir = temporary.path();
+    let exe = arguments.stage.exe()?;
+    let place = arguments.stage.place()?;
+    let dir = place.path();
     let trees = dir.join("trees");
     for agent in 0..arguments.agents {
         make(&trees.join(format!("{agent:03}")), agent, arguments.mib)?;

@@ -187,7 +187,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 bench.steps("strongroom", &mut ours::Ours::begin(&exe, place)?, place)
             })?);
             rows.extend(
-                bench.tool(|place| bench.steps("bare", &mut bare::Bare::begin(place)?, place))?,
+                bench.tool(|place| bench.steps("bare", &mut bare::Bare::begin(place), place))?,
             );
         }
     }

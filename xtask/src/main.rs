@@ -16,6 +16,7 @@ mod random;
 mod relay;
 mod scale;
 mod sites;
+mod stage;
 mod test;
 
 use clap::{Parser, Subcommand};

@@ -1,14 +1,15 @@
 //! A million small files through real processes: peak memory of agent and coordinator has a
 //! bound that does not grow with the tree.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use serde_json::Value;
 
 use crate::kill::mib;
-use crate::sites::{Profile, Role, Sites, Way};
+use crate::sites::{Role, Sites, Way};
+use crate::stage::Stage;
 
 /// What each process may take at its peak.
 const AGENT_BYTES_MAX: u64 = 128 << 20;
@@ -28,25 +29,15 @@ pub(crate) struct Arguments {
     /// All of them in one directory
     #[arg(long)]
     flat: bool,
-    /// Where the tree and the sites are made; a temporary directory if not told
-    #[arg(long)]
-    dir: Option<PathBuf>,
-    /// This program, instead of building one
-    #[arg(long)]
-    exe: Option<PathBuf>,
-    /// Which build of the program is measured
-    #[arg(long, value_enum, default_value_t = Profile::Release)]
-    profile: Profile,
+    #[command(flatten)]
+    stage: Stage,
 }
 
 /// Makes the tree, protects it twice, and looks at the peaks.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let exe = arguments.exe.clone().map_or_else(|| arguments.profile.build(), Ok)?;
-    let temporary = tempfile::tempdir()?;
-    let dir = arguments.dir.as_deref().unwrap_or_else(|| temporary.path()).join("scale");
-    if dir.exists() {
-        bail!("{} is there already", dir.display());
-    }
+    let exe = arguments.stage.exe()?;
+    let place = arguments.stage.place()?;
+    let dir = place.path();
     let tree = dir.join("tree");
     let bytes = make(&tree, arguments.files, arguments.flat)?;
     let shape = if arguments.flat { "one directory" } else { "directories of 1000" };
@@ -77,7 +68,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         println!("{:<12} peak {:>10}, {verdict}", role.as_str(), mib(peak));
     }
     drop(sites);
-    std::fs::remove_dir_all(&dir)?;
     println!("{} passed, {over} failed", 2 - over);
     if over > 0 {
         bail!("{over} processes took more memory than they may");

@@ -50,6 +50,9 @@ impl Directory {
         meta: Meta,
     ) -> io::Result<Arc<Self>> {
         let (dir, is_fresh) = self.enter(name)?;
+        if !is_fresh {
+            self.shared.systems.note(dir.as_fd())?;
+        }
         let (parent, shared) = (Some(Arc::clone(self)), Arc::clone(&self.shared));
         let (path, meta, inherited) = (path.to_vec(), Some(meta), Inherited::default());
         Ok(Arc::new(Self { dir, path, meta, parent, shared, is_fresh, inherited }))

@@ -1,13 +1,15 @@
 //! One file being restored: written in pieces, by any thread, in any order; what is already
-//! there and right is left alone. A new file has its name only once it is whole: a short one is
-//! made without a name and given it at the end, a long one is called by a name of ours before.
+//! there and right is left alone. A new file has its name only once all of its bytes were
+//! delivered, and whoever delivers the last of them finishes it: one that is let go of before
+//! never gets it. A short one is made without a name and given it at the end, a long one is
+//! called by a name of ours before.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use strongroom_store::content::Meta;
 
@@ -15,6 +17,7 @@ use crate::restore::apply::{apply_flags, apply_to, apply_to_new};
 use crate::restore::bytes::{read_at, write_at, write_differing};
 use crate::restore::directory::Directory;
 use crate::restore::links::Group;
+use crate::restore::opened::{Access, Opened};
 use crate::restore::{Overwrite, Shared};
 use crate::workload::OWN_PREFIX;
 
@@ -29,6 +32,8 @@ pub(crate) fn part_name(name: &[u8]) -> Vec<u8> {
 pub(crate) enum Ground {
     /// A file of its own to write into.
     File,
+    /// A file that stays as it is: whether it is what it is to be is found out.
+    Kept,
     /// What an earlier try left.
     Left,
     /// Nothing.
@@ -37,7 +42,21 @@ pub(crate) enum Ground {
     Other,
 }
 
-/// A file under way; finished when the last of its pieces lets go.
+/// A file that is there, stays, and is not what was to be restored.
+#[derive(Debug, thiserror::Error)]
+#[error("something else is there, and nothing is to be overwritten")]
+pub(crate) struct Differs;
+
+/// What became of a file whose bytes are all there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Finished {
+    /// It has its name.
+    Named,
+    /// Something of that name came meanwhile, and stays.
+    Skipped,
+}
+
+/// A file under way; finished by whoever delivers the last of its bytes.
 pub(crate) struct File {
     directory: Arc<Directory>,
     name: Vec<u8>,
@@ -47,16 +66,11 @@ pub(crate) struct File {
     /// None inside: it could not be opened, and that was told.
     opened: OnceLock<Option<Opened>>,
     failed: AtomicBool,
-    /// Written and named in one go.
-    done: AtomicBool,
+    /// Bytes that are where they belong, holes with them.
+    delivered: AtomicU64,
+    /// It is finished, or could not be.
+    over: AtomicBool,
     group: Option<Arc<Group>>,
-}
-
-/// A file open for writing.
-struct Opened {
-    file: OwnedFd,
-    /// Bytes that were there before and may be right.
-    existing_bytes: u64,
 }
 
 impl File {
@@ -76,7 +90,8 @@ impl File {
             ground,
             opened: OnceLock::new(),
             failed: AtomicBool::new(false),
-            done: AtomicBool::new(false),
+            delivered: AtomicU64::new(0),
+            over: AtomicBool::new(false),
             group,
         })
     }
@@ -87,7 +102,7 @@ impl File {
 
     /// Whether bytes of it may be there already.
     pub(crate) const fn may_hold_some(&self) -> bool {
-        matches!(self.ground, Ground::File | Ground::Left)
+        matches!(self.ground, Ground::File | Ground::Kept | Ground::Left)
     }
 
     /// Whether nothing more is to be done for it.
@@ -98,6 +113,9 @@ impl File {
     /// It will not be whole; told once, however many pieces fail.
     pub(crate) fn fail(&self, why: &(dyn std::error::Error + 'static)) {
         if !self.failed.swap(true, Ordering::Relaxed) {
+            if self.ground == Ground::Kept {
+                self.shared().progress.skipped.fetch_add(1, Ordering::Relaxed);
+            }
             self.shared().problem(&self.directory.path_of(&self.name), why);
         }
     }
@@ -114,30 +132,18 @@ impl File {
     }
 
     fn open(&self) -> io::Result<Opened> {
-        let dir = self.directory.dir.as_fd();
-        let opened_name = match self.ground {
-            Ground::File => self.name.clone(),
-            Ground::Left | Ground::Nothing | Ground::Other => part_name(&self.name),
-        };
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let open = || rustix::fs::openat(dir, &opened_name[..], flags | OFlags::CREATE, mode);
-        let file = match open() {
-            Err(Errno::LOOP | Errno::ISDIR) => {
-                rustix::fs::unlinkat(dir, &opened_name[..], AtFlags::empty())?;
-                open()?
+        let (name, access) = match self.ground {
+            Ground::File => (self.name.clone(), Access::Write { size: self.size }),
+            Ground::Kept => (self.name.clone(), Access::Compare),
+            Ground::Left | Ground::Nothing | Ground::Other => {
+                (part_name(&self.name), Access::Write { size: self.size })
             }
-            opened => opened?,
         };
-        let stat = rustix::fs::fstat(&file)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(io::Error::other("something else lies there now"));
+        let opened = Opened::open(self.directory.dir.as_fd(), &name, access)?;
+        match self.ground == Ground::Kept && opened.existing_bytes != self.size {
+            true => Err(io::Error::other(Differs)),
+            false => Ok(opened),
         }
-        let existing_bytes = u64::try_from(stat.st_size).unwrap_or(0);
-        if existing_bytes != self.size {
-            rustix::fs::ftruncate(&file, self.size)?;
-        }
-        Ok(Opened { file, existing_bytes })
     }
 
     /// What was there before, if all of the stretch was; appended to the buffer.
@@ -159,6 +165,7 @@ impl File {
     /// That many bytes of it were there and right.
     pub(crate) fn keep(&self, bytes: u64) {
         self.shared().progress.kept(bytes);
+        self.deliver(bytes);
     }
 
     /// Writes what is not there already.
@@ -167,20 +174,33 @@ impl File {
             return;
         }
         let is_all = at == 0 && bytes.len() as u64 == self.size;
-        let written = match is_all && !self.may_hold_some() {
-            true => self.put_whole(bytes),
-            false => self.put_piece(bytes, at, scratch),
-        };
-        if let Err(error) = written {
-            self.fail(&error);
+        if is_all && !self.may_hold_some() && self.shared().nameless.is_had() {
+            match self.put_whole(bytes) {
+                Ok(None) => {}
+                Ok(Some(finished)) => return self.conclude(Ok(finished)),
+                Err(error) => return self.conclude(Err(error)),
+            }
+        }
+        match self.put_piece(bytes, at, scratch) {
+            Ok(()) => self.deliver(bytes.len() as u64),
+            Err(error) => self.fail(&error),
         }
     }
 
     fn put_piece(&self, bytes: &[u8], at: u64, scratch: &mut Vec<u8>) -> io::Result<()> {
-        let Some(opened) = self.opened() else { return Ok(()) };
+        // Why it could not be opened was told.
+        let opened = self.opened().ok_or(io::ErrorKind::NotFound)?;
         let (file, shared) = (opened.file.as_fd(), self.shared());
         scratch.clear();
-        let written = match self.existing(at, bytes.len(), scratch) {
+        let is_there = self.existing(at, bytes.len(), scratch);
+        if self.ground == Ground::Kept {
+            if !is_there || bytes != scratch.as_slice() {
+                return Err(io::Error::other(Differs));
+            }
+            shared.progress.kept(bytes.len() as u64);
+            return Ok(());
+        }
+        let written = match is_there {
             true => write_differing(file, bytes, scratch, at)?,
             false => {
                 write_at(file, bytes, at, self.size, &shared.uncached)?;
@@ -192,30 +212,58 @@ impl File {
         Ok(())
     }
 
-    /// The whole file in one go, without a name until it is right in all.
-    fn put_whole(&self, bytes: &[u8]) -> io::Result<()> {
-        let (dir, shared) = (self.directory.dir.as_fd(), self.shared());
-        if !shared.nameless.is_had() {
-            return self.put_piece(bytes, 0, &mut Vec::new());
+    /// That many more bytes are where they belong; finishes it with the last of them.
+    fn deliver(&self, bytes: u64) {
+        let delivered = self.delivered.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        if delivered < self.size || self.has_failed() {
+            return;
         }
+        let finished = match self.opened() {
+            Some(opened) => self.finish(opened),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        self.conclude(finished);
+    }
+
+    /// Says what became of it, once.
+    fn conclude(&self, finished: io::Result<Finished>) {
+        if self.over.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let progress = &self.shared().progress;
+        match &finished {
+            Ok(Finished::Named) => progress.files.fetch_add(1, Ordering::Relaxed),
+            Ok(Finished::Skipped) => progress.skipped.fetch_add(1, Ordering::Relaxed),
+            Err(error) => {
+                self.fail(error);
+                0
+            }
+        };
+        if let Some(group) = &self.group {
+            group.done(finished.is_ok(), self.shared());
+        }
+    }
+
+    /// The whole file in one go, without a name until it is right in all; none where the file
+    /// system has no files without a name.
+    fn put_whole(&self, bytes: &[u8]) -> io::Result<Option<Finished>> {
+        let (dir, shared) = (self.directory.dir.as_fd(), self.shared());
         // Nobody else can open it before it has a name.
         let mode = Mode::from_raw_mode(self.meta.mode & 0o777);
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(dir, ".", flags, mode) {
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
                 shared.nameless.is_not_had();
-                return self.put_piece(bytes, 0, &mut Vec::new());
+                return Ok(None);
             }
             opened => opened?,
         };
         write_at(file.as_fd(), bytes, 0, self.size, &shared.uncached)?;
         apply_to_new(file.as_fd(), &self.meta, &shared.options.owners, &self.directory.inherited)?;
-        self.done.store(true, Ordering::Relaxed);
         shared.progress.bytes_written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         match shared.nameless.name(file.as_fd(), dir, &self.name) {
             Err(Errno::EXIST) if shared.options.overwrite == Overwrite::Never => {
-                shared.progress.skipped.fetch_add(1, Ordering::Relaxed);
-                return Ok(());
+                return Ok(Some(Finished::Skipped));
             }
             Err(Errno::EXIST) => {
                 let part = part_name(&self.name);
@@ -226,7 +274,8 @@ impl File {
             }
             named => named?,
         }
-        self.flags(&file)
+        self.flags(&file)?;
+        Ok(Some(Finished::Named))
     }
 
     fn flags(&self, file: &OwnedFd) -> io::Result<()> {
@@ -236,24 +285,26 @@ impl File {
         }
     }
 
-    fn finish(&self, opened: &Opened) -> io::Result<()> {
+    fn finish(&self, opened: &Opened) -> io::Result<Finished> {
         let (shared, dir) = (self.shared(), &self.directory.dir);
         let (file, owners) = (opened.file.as_fd(), &shared.options.owners);
         match self.ground {
             Ground::Nothing => apply_to_new(file, &self.meta, owners, &self.directory.inherited)?,
+            Ground::Kept => return Ok(Finished::Named),
             // What was there may have had anything set already.
             Ground::File | Ground::Left | Ground::Other => apply_to(file, &self.meta, owners)?,
         }
         if self.ground == Ground::File {
-            return apply_flags(file, &self.meta);
+            apply_flags(file, &self.meta)?;
+            return Ok(Finished::Named);
         }
         let part = part_name(&self.name);
         let keeps = shared.options.overwrite == Overwrite::Never;
         let flags = if keeps { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
         match rustix::fs::renameat_with(dir, &part[..], dir, &self.name[..], flags) {
             Err(Errno::EXIST) if keeps => {
-                shared.progress.skipped.fetch_add(1, Ordering::Relaxed);
-                return Ok(rustix::fs::unlinkat(dir, &part[..], AtFlags::empty())?);
+                rustix::fs::unlinkat(dir, &part[..], AtFlags::empty())?;
+                return Ok(Finished::Skipped);
             }
             // A file system that cannot promise not to replace.
             Err(Errno::INVAL | Errno::NOSYS) if keeps => {
@@ -262,71 +313,69 @@ impl File {
             renamed => renamed?,
         }
         match self.ground {
-            Ground::Nothing => self.flags(&opened.file),
-            _ => apply_flags(file, &self.meta),
+            Ground::Nothing => self.flags(&opened.file)?,
+            _ => apply_flags(file, &self.meta)?,
         }
+        Ok(Finished::Named)
     }
 
     /// Makes a hole of what was there.
     pub(crate) fn punch(&self, at: u64, length: u64) {
         let Some(opened) = self.opened() else { return };
-        if let Err(error) = opened.punch(at, length) {
-            self.fail(&error);
+        let punched = match self.ground {
+            Ground::Kept => match opened.is_zero(at, length) {
+                Ok(false) => Err(io::Error::other(Differs)),
+                looked => looked.map(drop),
+            },
+            _ => opened.punch(at, length),
+        };
+        match punched {
+            Ok(()) => self.deliver(length),
+            Err(error) => self.fail(&error),
         }
     }
 }
 
 impl Drop for File {
     fn drop(&mut self) {
-        let mut whole = !*self.failed.get_mut() && !self.shared().stopped();
-        if whole && !*self.done.get_mut() {
-            let finished = match self.opened.get() {
-                Some(Some(opened)) => self.finish(opened),
-                // Nothing of it was written, so nobody asked for it to be.
-                _ => Err(io::ErrorKind::UnexpectedEof.into()),
-            };
-            if let Err(error) = finished {
-                whole = false;
-                self.fail(&error);
-            }
+        if *self.over.get_mut() {
+            return;
         }
-        let shared = self.shared();
-        if whole {
-            shared.progress.files.fetch_add(1, Ordering::Relaxed);
+        // Whoever stops a restore is told that, and not file by file.
+        if !self.shared().stopped() {
+            self.fail(&io::Error::from(io::ErrorKind::UnexpectedEof));
         }
         if let Some(group) = &self.group {
-            group.done(whole, shared);
+            group.done(false, self.shared());
         }
     }
 }
 
-impl Opened {
-    fn punch(&self, at: u64, length: u64) -> io::Result<()> {
-        let end = at.saturating_add(length).min(self.existing_bytes);
-        if at >= end {
-            return Ok(());
-        }
-        match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
-            // A hole is there.
-            Ok(data) if data >= end => return Ok(()),
-            Err(Errno::NXIO) => return Ok(()),
-            _ => {}
-        }
-        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.file, mode, at, end - at) {
-            Err(Errno::OPNOTSUPP) => self.zero(at, end),
-            punched => Ok(punched?),
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restore::{RestoreOptions, Restorer, open_target};
 
-    /// Zeros where the file system has no holes.
-    fn zero(&self, mut from: u64, end: u64) -> io::Result<()> {
-        let zeros = vec![0; 64 << 10];
-        while from < end {
-            let count = usize::try_from(end - from).unwrap_or(zeros.len()).min(zeros.len());
-            let count = zeros.get(..count).unwrap_or(&zeros);
-            from += rustix::io::pwrite(&self.file, count, from)? as u64;
-        }
-        Ok(())
+    #[test]
+    fn a_file_let_go_of_before_its_last_byte_never_has_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let restorer = Restorer::new(RestoreOptions::new(dir.path()), Arc::default());
+        let root = Directory::root(open_target(dir.path()).unwrap(), None, &restorer.shared);
+        let file =
+            |name: &str| File::new(&root, name.into(), 8, Meta::default(), Ground::Nothing, None);
+        let (half, whole, hole) = (file("half"), file("whole"), file("hole"));
+        half.put(b"half", 0, &mut Vec::new());
+        whole.put(b"ends", 4, &mut Vec::new());
+        hole.punch(0, 8);
+        assert!(!dir.path().join("whole").exists(), "not before the last byte");
+        whole.put(b"half", 0, &mut Vec::new());
+        assert_eq!(std::fs::read(dir.path().join("whole")).unwrap(), b"halfends");
+        assert_eq!(std::fs::read(dir.path().join("hole")).unwrap(), [0; 8]);
+        drop((half, whole, hole));
+        assert!(!dir.path().join("half").exists());
+        drop(root);
+        let report = restorer.conclude().unwrap();
+        let named: Vec<_> = report.problems.iter().map(|problem| &problem.path[..]).collect();
+        assert_eq!((report.files, named), (2, vec![&b"half"[..]]));
     }
 }

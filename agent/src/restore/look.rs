@@ -39,7 +39,12 @@ pub(crate) fn look(window: &mut Window, shared: &Shared) {
                             let chunk = Bytes::from(std::mem::take(&mut buffer));
                             deliver(&chunk, elsewhere, &mut scratch);
                         }
-                        Err(pieces) => {
+                        Err(mut pieces) => {
+                            // Nothing is fetched for what is known to be lost already.
+                            pieces.retain(|piece| !piece.file.has_failed());
+                            if pieces.is_empty() {
+                                continue;
+                            }
                             let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
                             left.push((id, pieces));
                         }

@@ -2,7 +2,7 @@
 //! needed, plans files into windows for the writers, makes everything else itself.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,7 +16,7 @@ use strongroom_store::tree::{BlobSource, Tree};
 
 use crate::restore::apply::{Symlink, apply_at};
 use crate::restore::directory::Directory;
-use crate::restore::file::{File, Ground, part_name};
+use crate::restore::file::{Differs, File, Ground, part_name};
 use crate::restore::links::{Follower, Group, Groups, Name};
 use crate::restore::look::look;
 use crate::restore::window::{Piece, Task, Window, Work};
@@ -226,7 +226,7 @@ impl<'run, S: BlobSource> RestoreWalk<'run, S> {
         let Entry { name, node, meta } = entry;
         match node {
             Node::File { size, content } => {
-                let Some(ground) = self.ground(at, &name) else {
+                let Some(ground) = self.ground(at, &name)? else {
                     self.shared.progress.skipped.fetch_add(1, Ordering::Relaxed);
                     if let Some(group) = group {
                         group.done(true, self.shared);
@@ -242,9 +242,9 @@ impl<'run, S: BlobSource> RestoreWalk<'run, S> {
     }
 
     /// What lies where a file is to be; none if it is to be left alone.
-    fn ground(&self, at: &Directory, name: &[u8]) -> Option<Ground> {
+    fn ground(&self, at: &Directory, name: &[u8]) -> io::Result<Option<Ground>> {
         if at.is_fresh {
-            return Some(Ground::Nothing);
+            return Ok(Some(Ground::Nothing));
         }
         let dir = at.dir.as_fd();
         let overwrite = self.shared.options.overwrite;
@@ -252,14 +252,27 @@ impl<'run, S: BlobSource> RestoreWalk<'run, S> {
             // A file of several names may have names outside of what is restored.
             let is_own = found.kind == FileKind::File && found.links == 1;
             match overwrite {
-                Overwrite::Never => return None,
-                Overwrite::IfDifferent if is_own => return Some(Ground::File),
-                Overwrite::IfDifferent | Overwrite::Always => return Some(Ground::Other),
+                // What an earlier try named is known by its bytes alone.
+                Overwrite::Never if !self.compares() => return Ok(None),
+                Overwrite::Never if found.kind == FileKind::File => return Ok(Some(Ground::Kept)),
+                Overwrite::Never => return Err(self.left_alone()),
+                Overwrite::IfDifferent if is_own => return Ok(Some(Ground::File)),
+                Overwrite::IfDifferent | Overwrite::Always => return Ok(Some(Ground::Other)),
             }
         }
         let left = stat_at(dir, &part_name(name));
         let is_left = left.is_ok_and(|left| left.kind == FileKind::File);
-        Some(if is_left { Ground::Left } else { Ground::Nothing })
+        Ok(Some(if is_left { Ground::Left } else { Ground::Nothing }))
+    }
+
+    /// Whether what stays is told where it is not what was to be restored.
+    fn compares(&self) -> bool {
+        self.shared.options.keys.is_some()
+    }
+
+    fn left_alone(&self) -> io::Error {
+        self.shared.progress.skipped.fetch_add(1, Ordering::Relaxed);
+        io::Error::other(Differs)
     }
 
     /// Puts the pieces of a file into the window, and into more of them where it is long.
@@ -304,8 +317,15 @@ impl<'run, S: BlobSource> RestoreWalk<'run, S> {
 
     fn other(&self, at: &Arc<Directory>, entry: &Entry) -> io::Result<()> {
         let dir = at.dir.as_fd();
-        if self.shared.options.overwrite == Overwrite::Never && stat_at(dir, &entry.name).is_ok() {
-            self.shared.progress.skipped.fetch_add(1, Ordering::Relaxed);
+        if self.shared.options.overwrite == Overwrite::Never
+            && let Ok(found) = stat_at(dir, &entry.name)
+        {
+            let progress = &self.shared.progress;
+            match self.compares() {
+                true if !is_other(dir, entry, found.kind) => return Err(self.left_alone()),
+                true => progress.others.fetch_add(1, Ordering::Relaxed),
+                false => progress.skipped.fetch_add(1, Ordering::Relaxed),
+            };
             return Ok(());
         }
         let part = part_name(&entry.name);
@@ -334,5 +354,20 @@ impl<'run, S: BlobSource> RestoreWalk<'run, S> {
         rustix::fs::renameat(dir, &part[..], dir, &entry.name[..])?;
         self.shared.progress.others.fetch_add(1, Ordering::Relaxed);
         applied
+    }
+}
+
+/// Whether what is there is the symlink, or the kind of node, that the entry is.
+fn is_other(dir: BorrowedFd<'_>, entry: &Entry, found: FileKind) -> bool {
+    match &entry.node {
+        Node::Symlink { target } => {
+            let there = rustix::fs::readlinkat(dir, &entry.name[..], Vec::new());
+            there.is_ok_and(|there| there.as_bytes() == &target[..])
+        }
+        Node::Fifo => found == FileKind::Fifo,
+        Node::Socket => found == FileKind::Socket,
+        Node::CharDevice { .. } => found == FileKind::CharDevice,
+        Node::BlockDevice { .. } => found == FileKind::BlockDevice,
+        Node::File { .. } | Node::Directory { .. } => false,
     }
 }

@@ -5,8 +5,10 @@
 pub mod assemble;
 pub mod bundle;
 pub mod cache;
+pub mod directories;
 pub mod gap;
 pub mod gather;
+pub mod level;
 pub mod links;
 pub mod metadata;
 pub mod names;
@@ -14,6 +16,7 @@ pub mod progress;
 pub mod project;
 pub mod read;
 pub mod rules;
+pub mod survey;
 pub mod walk;
 pub mod witness;
 
@@ -21,11 +24,12 @@ mod layout;
 mod tree;
 
 use std::io;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::{Receiver, bounded, unbounded};
 use strongroom_protocol::{ChunkId, Clock};
 use strongroom_store::content::{Entry, Node};
 use strongroom_store::cut::{CutParams, CutParamsError};
@@ -33,13 +37,15 @@ use strongroom_store::list::ListError;
 use strongroom_store::page::{BuildError, DirectoryBuilder};
 use strongroom_store::tree::SinkError;
 
-use crate::workload::files::assemble::{Assembled, Assembler};
-use crate::workload::files::cache::{CacheKey, NewCache, OldCache};
-use crate::workload::files::gather::{AHEAD_STRETCHES_MAX, Budget, Gatherer, Open, Order};
+use crate::workload::files::assemble::Assembler;
+use crate::workload::files::cache::{CacheKey, Damaged, NewCache, OldCache};
+use crate::workload::files::directories::Assembled;
+use crate::workload::files::gather::{AHEAD_STRETCHES_MAX, Budget, Gatherer, Open, Order, Stretch};
 use crate::workload::files::links::Links;
 use crate::workload::files::read::{Cutters, ReadError, Reader};
 use crate::workload::files::rules::{RuleError, RuleSet, Rules};
-use crate::workload::files::walk::Walker;
+use crate::workload::files::survey::Survey;
+use crate::workload::files::walk::{Walker, open_root};
 use crate::workload::files::witness::Witness;
 use crate::workload::{ChunkSink, Through};
 
@@ -60,6 +66,15 @@ pub struct CachePlace {
     pub this: CacheKey,
 }
 
+impl CachePlace {
+    /// Removes a cache that cannot be used; the next run reads everything.
+    fn forget(&self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "a broken cache was not removed");
+        }
+    }
+}
+
 /// What to protect and how.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -73,6 +88,8 @@ pub struct Options {
     pub cut_key: (u32, u32),
     pub cache: Option<CachePlace>,
     pub readers: usize,
+    /// Threads that list directories ahead of the walk.
+    pub listers: usize,
     /// Who knows these files, if anybody does.
     pub witness: Option<Arc<dyn Witness>>,
 }
@@ -88,6 +105,7 @@ impl Options {
             cut_key,
             cache: None,
             readers: READERS_DEFAULT,
+            listers: std::thread::available_parallelism().map_or(1, NonZero::get).clamp(1, 3),
             witness: None,
         }
     }
@@ -100,6 +118,9 @@ pub enum ProtectError {
     /// A directory page could not be made.
     #[error("a directory cannot be written")]
     Build(#[from] BuildError),
+    /// A record of the cache that is none; without the cache the run would end well.
+    #[error("the cache of the last run cannot be used")]
+    Cache(#[from] Damaged),
     /// Chunk sizes nobody can cut to.
     #[error("the chunk sizes are not usable")]
     Cut(#[from] CutParamsError),
@@ -147,7 +168,7 @@ pub struct Protected {
     pub root: ChunkId,
     /// The item: the tree's own directory with its metadata.
     pub item: Entry,
-    /// Up to [`assemble::GAPS_KEPT_MAX`] of them; all are counted in the statistics.
+    /// Up to [`directories::GAPS_KEPT_MAX`] of them; all are counted in the statistics.
     pub gaps: Vec<Gap>,
     pub statistics: Statistics,
     caches: Vec<NewCache>,
@@ -209,7 +230,8 @@ pub(crate) fn tree(
     let rules = Rules::new(&options.rules)?;
     let cutters = Cutters::new(options.cut, options.cut_key)?;
     let root = |source| ProtectError::Root { root: options.root.clone(), source };
-    let walker = Walker::open(&options.root, &rules).map_err(root)?;
+    let root = open_root(&options.root).map_err(root)?;
+    let survey = Survey::new(&rules, options.listers);
     let place = options.cache.as_ref();
     let old = place.map(|place| OldCache::open(&place.path, place.last)).unwrap_or_default();
     let new = place.and_then(|place| {
@@ -221,25 +243,21 @@ pub(crate) fn tree(
     let (stretches, heard) = bounded(AHEAD_STRETCHES_MAX);
     let (orders, taken) = unbounded::<Order>();
     let counting = Counting { sink, progress };
-    std::thread::scope(|scope| {
+    let assembled = std::thread::scope(|scope| {
         for _ in 0..options.readers.max(1) {
             let (taken, counting, ended) = (taken.clone(), &counting, &ended);
-            scope.spawn(move || {
-                let reader = Reader::new(counting, cutters, [stop, ended]);
-                let mut reader = reader.watched_by(options.witness.as_deref());
-                for order in taken {
-                    let read = order.files.iter().map(|file| reader.read(file)).collect();
-                    // Nobody waits for it once the run has ended.
-                    let _ = order.answer.send(read);
-                }
-            });
+            let reader = Reader::new(counting, cutters, [stop, ended]);
+            let reader = reader.watched_by(options.witness.as_deref());
+            scope.spawn(move || read(&taken, reader));
         }
         drop(taken);
-        let links = Links::default();
+        for _ in 0..options.listers {
+            scope.spawn(|| survey.help());
+        }
+        let walker = Walker::new(root, &survey);
         let gatherer = Gatherer {
-            walker,
             cache: old,
-            links,
+            links: Links::default(),
             stretches,
             orders,
             budget: &budget,
@@ -247,26 +265,56 @@ pub(crate) fn tree(
             stop: &ended,
             open: Open::default(),
         };
-        scope.spawn(move || gatherer.run());
+        let ends = Ends(&survey);
+        scope.spawn(move || {
+            // Also should the walk panic: nobody must wait for it then.
+            let _ends = ends;
+            gatherer.run(walker);
+        });
         let reader = Reader::new(&counting, cutters, [stop, &ended]);
         let reader = reader.watched_by(options.witness.as_deref());
         let mut assembler = Assembler::new(&counting, &budget, progress, reader, new);
-        let mut outcome = Ok(());
-        for stretch in &heard {
-            if stop.load(Ordering::Relaxed) {
-                outcome = Err(ProtectError::Stopped);
-            } else {
-                outcome = assembler.take(stretch);
-            }
-            if outcome.is_err() {
-                break;
-            }
-        }
+        let outcome = assemble(&mut assembler, &heard, stop);
         ended.store(outcome.is_err(), Ordering::Relaxed);
         budget.give(usize::MAX);
         drop(heard);
         outcome.and_then(|()| assembler.finish())
-    })
+    });
+    if let (Err(ProtectError::Cache(_)), Some(place)) = (&assembled, place) {
+        place.forget();
+    }
+    assembled
+}
+
+fn read(orders: &Receiver<Order>, mut reader: Reader<'_>) {
+    for order in orders {
+        let read = order.files.iter().map(|file| reader.read(file)).collect();
+        // Nobody waits for it once the run has ended.
+        let _ = order.answer.send(read);
+    }
+}
+
+fn assemble(
+    assembler: &mut Assembler<'_>,
+    heard: &Receiver<Stretch>,
+    stop: &AtomicBool,
+) -> Result<(), ProtectError> {
+    for stretch in heard {
+        if stop.load(Ordering::Relaxed) {
+            return Err(ProtectError::Stopped);
+        }
+        assembler.take(stretch)?;
+    }
+    Ok(())
+}
+
+/// Ends the survey when dropped.
+struct Ends<'run>(&'run Survey<'run>);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// Counts what passes.

@@ -11,29 +11,29 @@ use strongroom_agent::workload::postgres::programs::OwnCluster;
 use super::Sites;
 
 /// Of pgbench: a hundred thousand accounts each.
-pub const SCALE: &str = "2";
+pub(crate) const SCALE: &str = "2";
 /// Debits, credits and their history agree, or the cluster is of no one moment.
-pub const SUMS: &str = "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = \
+pub(crate) const SUMS: &str = "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = \
                     (SELECT coalesce(sum(delta), 0) FROM pgbench_history) \
                     AND (SELECT sum(bbalance) FROM pgbench_branches) = \
                     (SELECT sum(tbalance) FROM pgbench_tellers) \
                     AND (SELECT sum(abalance) FROM pgbench_accounts) = \
                     (SELECT sum(bbalance) FROM pgbench_branches)";
 
-pub const RIGHTS: &str = "CREATE ROLE strongroom LOGIN REPLICATION; \
+pub(crate) const RIGHTS: &str = "CREATE ROLE strongroom LOGIN REPLICATION; \
                       GRANT pg_read_all_settings TO strongroom; \
                       GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean) TO strongroom; \
                       GRANT EXECUTE ON FUNCTION pg_backup_stop(boolean) TO strongroom";
 
 /// A cluster with load, and two sites that protect it.
-pub struct Scene {
-    pub sites: Sites,
-    pub cluster: OwnCluster,
-    pub dir: tempfile::TempDir,
+pub(crate) struct Scene {
+    pub(crate) sites: Sites,
+    pub(crate) cluster: OwnCluster,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Scene {
-    pub fn set(port: u16) -> Self {
+    pub(crate) fn set(port: u16) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let settings = ["wal_level = replica", "max_wal_size = '64MB'", "fsync = off"];
@@ -53,7 +53,7 @@ impl Scene {
     }
 
     /// The policy, with more about the workload `db`.
-    pub fn apply(&self, more: &str) {
+    pub(crate) fn apply(&self, more: &str) {
         let (host, port) = (self.cluster.place.display(), self.cluster.port);
         let server =
             format!("agent = \"host1\"\nkind = \"postgres\"\nhost = \"{host}\"\nport = {port}");
@@ -86,7 +86,7 @@ mode = "wal"
         ));
     }
 
-    pub fn load(&self, seconds: u32) -> Load {
+    pub(crate) fn load(&self, seconds: u32) -> Load {
         let seconds = seconds.to_string();
         let words = ["pgbench", "-n", "-c", "4", "-T", &seconds, "postgres"];
         let mut command = self.cluster.client(&words);
@@ -94,12 +94,12 @@ mode = "wal"
     }
 
     /// Why no point was made.
-    pub fn refused(&self, workload: &str) -> String {
+    pub(crate) fn refused(&self, workload: &str) -> String {
         self.told(&self.sites.order(workload))
     }
 
     /// Why no point was made by a job.
-    pub fn told(&self, job: &str) -> String {
+    pub(crate) fn told(&self, job: &str) -> String {
         let mut said = String::new();
         self.sites.wait("the refusal", |sites| {
             said = sites.text(&["--site", "a", "jobs", "show", job]);
@@ -111,7 +111,7 @@ mode = "wal"
     }
 
     /// Orders a point, and stops the agent in the middle of it: the backup is under way.
-    pub fn stopped_in_the_middle(&self, cluster: &OwnCluster) -> String {
+    pub(crate) fn stopped_in_the_middle(&self, cluster: &OwnCluster) -> String {
         let (job, agent) = (self.sites.order("db"), self.sites.pid("agent"));
         let until = Instant::now() + Duration::from_secs(60);
         while holder(agent).is_none() {
@@ -129,11 +129,11 @@ mode = "wal"
         job
     }
 
-    pub fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 
-    pub fn over(&self, data: &str, port: u16) -> OwnCluster {
+    pub(crate) fn over(&self, data: &str, port: u16) -> OwnCluster {
         let place = self.dir.path().join(format!("socket-{port}"));
         let cluster = OwnCluster::over(&place, Path::new(data), port).unwrap();
         let config = Path::new(data).join("postgresql.conf");
@@ -145,7 +145,7 @@ mode = "wal"
 }
 
 /// Makes a directory that the server may use.
-pub fn make_for(dir: &Path, cluster: &OwnCluster) {
+pub(crate) fn make_for(dir: &Path, cluster: &OwnCluster) {
     fs::create_dir(dir).unwrap();
     if let Some((user, group)) = cluster.programs.owner {
         std::os::unix::fs::chown(dir, Some(user), Some(group)).unwrap();
@@ -153,7 +153,7 @@ pub fn make_for(dir: &Path, cluster: &OwnCluster) {
 }
 
 /// Load that ends with its holder.
-pub struct Load(Child);
+pub(crate) struct Load(Child);
 
 impl Drop for Load {
     fn drop(&mut self) {
@@ -163,7 +163,7 @@ impl Drop for Load {
 }
 
 /// How many backups are under way, by their slots and by their sessions.
-pub fn sessions(cluster: &OwnCluster) -> String {
+pub(crate) fn sessions(cluster: &OwnCluster) -> String {
     cluster
         .ask(
             "SELECT (SELECT count(*) FROM pg_replication_slots WHERE temporary), \
@@ -174,17 +174,17 @@ pub fn sessions(cluster: &OwnCluster) -> String {
 }
 
 /// Whether a backup is under way, now or in a moment: what holds it works by itself.
-pub fn is_under_way(cluster: &OwnCluster) -> bool {
+pub(crate) fn is_under_way(cluster: &OwnCluster) -> bool {
     (0..20).any(|_| sessions(cluster) == "1|1")
 }
 
-pub fn signal(pid: u32, name: &str) {
+pub(crate) fn signal(pid: u32, name: &str) {
     let mut kill = Command::new("kill");
     assert!(kill.args(["-s", name, &pid.to_string()]).status().unwrap().success());
 }
 
 /// The process that holds the backup for an agent.
-pub fn holder(agent: u32) -> Option<u32> {
+pub(crate) fn holder(agent: u32) -> Option<u32> {
     let numbers = fs::read_dir("/proc").unwrap().flatten();
     let mut pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let of_agent = |pid: &u32| {
@@ -194,7 +194,7 @@ pub fn holder(agent: u32) -> Option<u32> {
     pids.find(of_agent)
 }
 
-pub fn recovered(cluster: &OwnCluster) {
+pub(crate) fn recovered(cluster: &OwnCluster) {
     let until = Instant::now() + Duration::from_secs(60);
     while cluster.ask("SELECT pg_is_in_recovery()").unwrap() != "f" {
         assert!(Instant::now() < until, "the recovery does not end");

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "every test uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-pub mod cluster;
+pub(crate) mod cluster;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -21,8 +21,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const PASSPHRASE: &str = "correct horse battery staple";
 
 /// Two sites, their processes, and an operator.
-pub struct Sites {
-    pub dir: PathBuf,
+pub(crate) struct Sites {
+    pub(crate) dir: PathBuf,
     running: BTreeMap<&'static str, Child>,
 }
 
@@ -49,7 +49,7 @@ const fn home(role: &str) -> &'static str {
 
 impl Sites {
     /// Makes an organisation in `dir`, and starts its nodes.
-    pub fn raise(dir: &Path) -> Self {
+    pub(crate) fn raise(dir: &Path) -> Self {
         std::fs::create_dir_all(dir.join("logs")).unwrap();
         let mut sites = Self { dir: dir.to_owned(), running: BTreeMap::new() };
         let place = dir.display().to_string();
@@ -73,7 +73,7 @@ impl Sites {
     }
 
     /// Waits until both nodes are connected.
-    pub fn connected(&self) {
+    pub(crate) fn connected(&self) {
         self.wait("the nodes", |sites| {
             let nodes = sites.try_json(&["--site", "a", "nodes"]).unwrap_or_default();
             let rows = nodes.as_array().cloned().unwrap_or_default();
@@ -82,7 +82,7 @@ impl Sites {
     }
 
     /// Starts a node.
-    pub fn start(&mut self, role: &'static str) {
+    pub(crate) fn start(&mut self, role: &'static str) {
         let log = self.dir.join("logs").join(format!("{role}.log"));
         let file: File = OpenOptions::new().create(true).append(true).open(log).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
@@ -92,7 +92,7 @@ impl Sites {
     }
 
     /// SIGKILL, and nothing else.
-    pub fn kill(&mut self, role: &'static str) {
+    pub(crate) fn kill(&mut self, role: &'static str) {
         if let Some(mut child) = self.running.remove(role) {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -100,19 +100,19 @@ impl Sites {
     }
 
     /// The process of a node.
-    pub fn pid(&self, role: &'static str) -> u32 {
+    pub(crate) fn pid(&self, role: &'static str) -> u32 {
         self.running[role].id()
     }
 
     /// Puts a policy in force.
-    pub fn apply(&self, policy: &str) {
+    pub(crate) fn apply(&self, policy: &str) {
         let file = self.dir.join("policy.toml");
         std::fs::write(&file, policy).unwrap();
         self.text(&["--site", "a", "policy", "apply", &file.display().to_string()]);
     }
 
     /// Runs the program as the operator.
-    pub fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
         command.arg("--home").arg(self.dir.join("operator")).args(arguments);
         command.env("STRONGROOM_PASSPHRASE", PASSPHRASE).stdin(Stdio::null());
@@ -120,7 +120,7 @@ impl Sites {
     }
 
     /// Runs a command that must succeed.
-    pub fn text(&self, arguments: &[&str]) -> String {
+    pub(crate) fn text(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "`strongroom {}`: {said}", arguments.join(" "));
@@ -128,7 +128,7 @@ impl Sites {
     }
 
     /// What a command that must fail said.
-    pub fn refused(&self, arguments: &[&str]) -> String {
+    pub(crate) fn refused(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert!(!output.status.success(), "`strongroom {}` succeeded", arguments.join(" "));
         String::from_utf8_lossy(&output.stderr).into_owned()
@@ -140,7 +140,7 @@ impl Sites {
     }
 
     /// The answer of a command that must succeed, with gaps or without.
-    pub fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let output = self.run(&[&["--json"], arguments].concat());
         let said = String::from_utf8_lossy(&output.stderr);
         let done = matches!(output.status.code(), Some(0 | 3));
@@ -149,19 +149,19 @@ impl Sites {
     }
 
     /// Orders a point; the job.
-    pub fn order(&self, workload: &str) -> String {
+    pub(crate) fn order(&self, workload: &str) -> String {
         let job = self.json(&["--site", "a", "protect", workload]);
         job["id"].as_str().unwrap().to_owned()
     }
 
     /// The job as it is now.
-    pub fn job(&self, id: &str) -> Value {
+    pub(crate) fn job(&self, id: &str) -> Value {
         let shown = self.try_json(&["--site", "a", "jobs", "show", id]).unwrap_or_default();
         shown["job"].clone()
     }
 
     /// Waits for a job's end.
-    pub fn ended(&self, id: &str) -> Value {
+    pub(crate) fn ended(&self, id: &str) -> Value {
         let mut last = Value::Null;
         let until = Instant::now() + PATIENCE;
         while last["ended"].is_null() {
@@ -174,20 +174,20 @@ impl Sites {
     }
 
     /// Makes a point, which must succeed; the job.
-    pub fn protect(&self, workload: &str) -> Value {
+    pub(crate) fn protect(&self, workload: &str) -> Value {
         let job = self.ended(&self.order(workload));
         assert_eq!(job["state"], "succeeded", "{job}");
         job
     }
 
     /// The points of a workload, newest first.
-    pub fn points(&self, workload: &str) -> Vec<Value> {
+    pub(crate) fn points(&self, workload: &str) -> Vec<Value> {
         let points = self.json(&["--site", "a", "points", workload]);
         points.as_array().cloned().unwrap_or_default()
     }
 
     /// Waits until the newest point of a workload is in a copy, proven so far.
-    pub fn await_copy(&self, workload: &str, copy: &str, proof: &str) -> String {
+    pub(crate) fn await_copy(&self, workload: &str, copy: &str, proof: &str) -> String {
         let mut id = String::new();
         self.wait(&format!("copy {copy}"), |sites| {
             let point = sites.points(workload).into_iter().next().unwrap_or_default();
@@ -201,7 +201,7 @@ impl Sites {
     }
 
     /// Looks until it is so.
-    pub fn wait(&self, what: &str, mut look: impl FnMut(&Self) -> bool) {
+    pub(crate) fn wait(&self, what: &str, mut look: impl FnMut(&Self) -> bool) {
         let until = Instant::now() + PATIENCE;
         while !look(self) {
             assert!(Instant::now() < until, "{what} did not come");

@@ -163,14 +163,18 @@ impl Catalog {
         })
     }
 
-    /// Drops the journals of jobs that ended before; the newest of each workload stays, for the
-    /// schedule. Returns how many.
-    pub fn forget_jobs(&self, ended_before: Timestamp) -> Result<usize, CatalogError> {
+    /// Drops up to `most` journals of jobs that ended before, the oldest first; the newest of each
+    /// workload stays, for the schedule. Returns how many.
+    pub fn forget_jobs(&self, ended_before: Timestamp, most: usize) -> Result<usize, CatalogError> {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
         self.change("forget old jobs", |db| {
             Ok(db.execute(
-                "DELETE FROM jobs WHERE live = 0 AND ended < ?1 AND created < (SELECT \
-                 max(created) FROM jobs o WHERE o.workload = jobs.workload AND o.saga = jobs.saga)",
-                [ended_before.0],
+                "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs \
+                 WHERE live = 0 AND created < ?1 AND ended < ?1 AND created < \
+                 (SELECT max(created) FROM jobs o \
+                 WHERE o.workload = jobs.workload AND o.saga = jobs.saga) \
+                 ORDER BY created LIMIT ?2)",
+                params![ended_before.0, most],
             )?)
         })
     }

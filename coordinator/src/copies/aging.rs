@@ -10,7 +10,9 @@ use strongroom_protocol::{
     CopyName, JobId, MediaSetName, NodeName, PointId, Timestamp, WorkloadName,
 };
 
+use super::again::RETRY_SECONDS_MAX;
 use super::{Copies, Doing};
+use crate::ability::looks;
 use crate::catalog::CatalogError;
 use crate::policy::{Copy, CopyKind, Declared};
 use crate::retention::{CopyState, Proof, ProofLevel};
@@ -64,6 +66,31 @@ impl Copies {
             .map(|copy| copy.name.clone())
             .collect();
         self.looked.retain(|(_, copy), _| !theirs.contains(copy));
+        self.unlooked.retain(|(at, _), _| at != node);
+    }
+
+    /// A node could not look: it is left alone for a while.
+    pub(super) fn note_unlooked(&mut self, job: JobId) {
+        let place =
+            self.busy.iter().find(|(_, busy)| **busy == job).map(|(place, _)| place.clone());
+        let tasks = self.site.copy_tasks();
+        let is_look = tasks.iter().any(|task| task.job == job && task.doing == Doing::Look);
+        drop(tasks);
+        if let Some(place) = place.filter(|_| is_look) {
+            self.unlooked.insert(place, self.site.now().plus_seconds(RETRY_SECONDS_MAX));
+        }
+    }
+
+    /// Whether a copy's node is here, free and able to look.
+    fn may_look(&self, copy: &Copy, now: Timestamp) -> bool {
+        let place = (copy.node.clone(), copy.name.clone());
+        // A pause longer than the longest means that the clock went back since: it is over.
+        let longest = now.plus_seconds(RETRY_SECONDS_MAX);
+        let rests = self.unlooked.get(&place).is_some_and(|at| *at > now && *at <= longest);
+        let session = self.site.sessions.proxy(&copy.node);
+        !rests
+            && !self.busy.contains_key(&place)
+            && session.is_some_and(|session| looks(&session.software))
     }
 
     /// A proof that failed because of what was read, not because it could not be read now.
@@ -147,12 +174,7 @@ impl Copies {
         for workload in declared.workloads.keys() {
             let Some(policy) = declared.policy_of(workload) else { continue };
             let copies = policy.copies.values();
-            let idle: Vec<&Copy> = copies
-                .filter(|copy| {
-                    self.site.sessions.proxy(&copy.node).is_some()
-                        && !self.busy.contains_key(&(copy.node.clone(), copy.name.clone()))
-                })
-                .collect();
+            let idle: Vec<&Copy> = copies.filter(|copy| self.may_look(copy, now)).collect();
             if idle.is_empty() {
                 continue;
             }

@@ -6,13 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use strongroom_protocol::control::{
-    Ending, ExpireAnswer, ExpireOrder, ExpireOutcome, ToNode, Work,
-};
+use strongroom_protocol::control::{Ending, ExpireAnswer, ExpireOrder, ExpireOutcome, Work};
 use strongroom_protocol::{Chain, CopyName, Generation, JobId, NodeName, PointId, Timestamp};
 
-use crate::catalog::{CatalogError, CopyEvent, Doomed};
+use crate::catalog::{CatalogError, CopyEvent, Doomed, LedgerRow};
 use crate::copies::{CopyTask, Doing};
+use crate::expire::place::Places;
 use crate::expire::{self, ExpireError, because, subject};
 use crate::policy::{CopyKind, Declared};
 use crate::retention::{CopyState, Grace};
@@ -83,7 +82,9 @@ impl Far {
 
     fn look(&mut self, now: Timestamp) -> Result<(), ExpireError> {
         let in_force = self.site.in_force();
-        let unknown = self.by_node(&in_force.declared, self.site.catalog.removing()?, now);
+        let mut places = Places::default();
+        let unknown = self.site.catalog.removing()?;
+        let unknown = self.by_node(&in_force.declared, &mut places, unknown, now)?;
         for ((node, copy), doomed) in unknown {
             self.order(&node, &copy, doomed, ExpireOrder::Announce, now);
         }
@@ -94,7 +95,7 @@ impl Far {
             let grace = expire::grace_of(declared, &doomed.workload, row, clock, now);
             grace == Grace::Over && (self.ready.contains(&doomed.key()) || is_due(doomed, now))
         });
-        let due = self.by_node(&in_force.declared, due, now);
+        let due = self.by_node(&in_force.declared, &mut places, due, now)?;
         if due.is_empty() {
             return Ok(());
         }
@@ -120,24 +121,23 @@ impl Far {
     fn by_node(
         &self,
         declared: &Declared,
+        places: &mut Places,
         all: Vec<Doomed>,
         now: Timestamp,
-    ) -> BTreeMap<(NodeName, CopyName), Vec<Doomed>> {
+    ) -> Result<BTreeMap<(NodeName, CopyName), Vec<Doomed>>, CatalogError> {
         let mut found: BTreeMap<(NodeName, CopyName), Vec<Doomed>> = BTreeMap::new();
         for doomed in all {
-            let policy = declared.policy_of(&doomed.workload);
-            let copy = policy.and_then(|policy| policy.copies.get(&doomed.row.copy));
+            let copy = places.copy_of(&self.site, declared, &doomed)?;
             let Some(copy) = copy.filter(|copy| copy.kind == CopyKind::SecondarySnap) else {
                 continue;
             };
             let rests = self.resting.get(&copy.node).is_some_and(|until| *until > now);
             let here = self.site.sessions.proxy(&copy.node).is_some();
             if here && !rests && !self.asked.contains_key(&copy.node) {
-                let place = (copy.node.clone(), copy.name.clone());
-                found.entry(place).or_default().push(doomed);
+                found.entry((copy.node, copy.name)).or_default().push(doomed);
             }
         }
-        found
+        Ok(found)
     }
 
     /// Decides and records, then orders.
@@ -174,9 +174,8 @@ impl Far {
         let job = JobId::fresh(now.unix_ms());
         let points: Vec<PointId> = doomed.iter().map(|doomed| doomed.row.point).collect();
         let work = Work::Expire { copy: copy.clone(), points: points.clone(), order };
-        let assign = ToNode::Assign { job, generation: Generation(1), work };
-        if !self.site.sessions.say_proxy(node, assign) {
-            self.resting.insert(node.clone(), now.plus_seconds(REST_SECONDS));
+        if let Err(why) = self.site.sessions.order_proxy(node, job, work) {
+            self.unmet(node, &doomed, &why, now);
             return;
         }
         if let (ExpireOrder::Remove, Some(first)) = (order, doomed.first()) {
@@ -194,6 +193,30 @@ impl Far {
         }
         let copies = doomed.into_iter().map(|doomed| (doomed.row.point, doomed)).collect();
         self.asked.insert(node.clone(), Asked { job, order, copies });
+    }
+
+    /// An order could not be given, or was not carried out: what it was about says so.
+    fn unmet(&mut self, node: &NodeName, copies: &[Doomed], why: &str, now: Timestamp) {
+        tracing::warn!(%node, %why, "an order to expire was not carried out");
+        let until = now.plus_seconds(REST_SECONDS);
+        self.resting.insert(node.clone(), until);
+        for doomed in copies.iter().filter(|doomed| doomed.row.state == CopyState::Present) {
+            let (point, copy) = doomed.key();
+            let is_there = |rows: Vec<LedgerRow>| {
+                rows.iter().any(|row| row.copy == copy && row.state == CopyState::Present)
+            };
+            // What an order to remove was about is asked about again: its fate is not known.
+            let noted = self.site.catalog.ledger_of(point).map(is_there).and_then(|is_there| {
+                let stayed = CopyEvent::Stayed { why: why.to_owned(), until };
+                match is_there {
+                    true => self.site.catalog.record_copy(point, &copy, &stayed, now).map(drop),
+                    false => Ok(()),
+                }
+            });
+            if let Err(error) = noted {
+                tracing::error!(%point, error = %Chain(&error), "it was not noted");
+            }
+        }
     }
 
     /// What a proxy says to an order.
@@ -264,7 +287,7 @@ impl Far {
         if self.asked.get(node).is_none_or(|asked| asked.job != job) {
             return;
         }
-        self.asked.remove(node);
+        let asked = self.asked.remove(node);
         let now = self.site.now();
         let outcome = match ending {
             Ending::Done { text, .. } => Ok(text.clone()),
@@ -272,8 +295,9 @@ impl Far {
             Ending::Cancelled => Err("cancelled".to_owned()),
         };
         if let Err(why) = &outcome {
-            tracing::warn!(%node, %why, "an order to expire was not carried out");
-            self.resting.insert(node.clone(), now.plus_seconds(REST_SECONDS));
+            let copies: Vec<Doomed> =
+                asked.map(|asked| asked.copies.into_values().collect()).unwrap_or_default();
+            self.unmet(node, &copies, why, now);
         }
         self.site.end_task(job, outcome, now);
         self.look_at = None;

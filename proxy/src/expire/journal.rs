@@ -1,8 +1,10 @@
 //! What this site remembers of points and of orders to remove them: one JSON line each, on disk
-//! before anything is done by it, never rewritten. When a point came, what was proven here, every
-//! order with its answers, every removal before it happens. A torn end is cut off; a line that
-//! cannot be read is passed over, and what it said is as if it had begun now.
+//! before anything is done by it. When a point came, what was proven here, every order with its
+//! answers, every removal before it happens. A torn end is cut off; a line that cannot be read is
+//! passed over, and what it said is as if it had begun now. Written anew, without what is over,
+//! only when it is opened and as a whole: `compact`.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use strongroom_node::reserve::{Reserve, has_no_room};
 use strongroom_protocol::control::ExpireOrder;
 use strongroom_protocol::{JobId, PointId, Timestamp, WorkloadId};
 
+use super::compact::Living;
 use super::floor::{Held, Holding};
 
 /// Longest line read back: an order with its answers fits.
@@ -89,9 +92,8 @@ impl Journal {
         let mut lines = BufReader::new(self.file.try_clone()?);
         let (mut text, mut is_first) = (Vec::new(), true);
         loop {
-            text.clear();
-            let bytes = lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut text)?;
-            if bytes == 0 || (text.last() != Some(&b'\n') && (bytes as u64) < LINE_BYTES_MAX) {
+            let bytes = next_line(&mut lines, &mut text)?;
+            if bytes == 0 {
                 return Ok(());
             }
             self.bytes += bytes as u64;
@@ -144,6 +146,19 @@ impl Journal {
         synced
     }
 
+    /// Writes it anew if more than half of it is over, of points that are not `here` for one.
+    /// One that cannot be written anew goes on as it is.
+    pub(super) fn compact(&mut self, here: &BTreeSet<PointId>, floor: &Floor) {
+        let living = Living { here, floor, counted: self.counted };
+        match living.compact(&self.path, &self.file) {
+            Ok(Some((file, bytes))) => (self.file, self.bytes) = (file, bytes),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(journal = %self.path.display(), %error, "it was not written anew");
+            }
+        }
+    }
+
     /// Sets room aside again.
     pub(super) fn make_reserve(&self) {
         self.reserve.make();
@@ -172,4 +187,12 @@ impl Journal {
         self.apply(&line.what, floor);
         Ok(())
     }
+}
+
+/// The next line with its end, and its length; 0 at the end of the journal and at a torn line.
+pub(super) fn next_line(lines: &mut BufReader<File>, text: &mut Vec<u8>) -> io::Result<usize> {
+    text.clear();
+    let bytes = lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', text)?;
+    let is_torn = text.last() != Some(&b'\n') && (bytes as u64) < LINE_BYTES_MAX;
+    Ok(if is_torn { 0 } else { bytes })
 }

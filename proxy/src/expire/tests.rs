@@ -162,3 +162,49 @@ fn a_lost_journal_makes_every_point_new_and_a_jump_makes_none_old() {
     keeper.obey(JOB, &points, ExpireOrder::Remove).unwrap();
     assert_eq!(stage.here(), 0, "an old order of an honest coordinator is obeyed");
 }
+
+#[test]
+fn a_journal_that_is_mostly_over_is_written_anew_and_says_the_same() {
+    let floor = Floor { newest: 1, min_age_seconds: 600, ..Floor::default() };
+    let stage = Stage::new(floor);
+    let keeper = stage.keeper();
+    let points = stage.receive(&keeper, 1..6);
+    keeper.proven(points[4]);
+    stage.hours(&keeper, 1);
+    keeper.obey(JOB, &points[..2], ExpireOrder::Announce).unwrap();
+    stage.hours(&keeper, 24);
+    keeper.obey(JOB, &points[..1], ExpireOrder::Remove).unwrap();
+    assert_eq!(stage.here(), 4);
+    let path = stage.dir.path().join(JOURNAL_FILE);
+    let length = || std::fs::metadata(&path).unwrap().len();
+    {
+        let mut journal = locked(&keeper.journal);
+        let line = What::Proven { point: points[0] };
+        while length() < compact::BYTES_MIN {
+            journal.append(line.clone(), &stage.floor).unwrap();
+        }
+    }
+    let before = length();
+    let said = |keeper: &Keeper| {
+        let journal = locked(&keeper.journal);
+        (journal.holding.clone(), journal.counted)
+    };
+    let expected = said(&keeper);
+    drop(keeper);
+    // One that a crash left half written takes nobody's place.
+    std::fs::write(path.with_extension("log.new"), b"half").unwrap();
+    let keeper = stage.keeper();
+    assert!(length() * 2 < before, "{} of {before}", length());
+    assert!(!path.with_extension("log.new").exists());
+    assert_eq!(said(&keeper), expected);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().filter(|line| line.contains("\"order\"")).count(), 2, "evidence");
+    assert_eq!(text.lines().filter(|line| line.contains("\"removing\"")).count(), 1, "evidence");
+    // What comes after goes on in the new one.
+    stage.receive(&keeper, 7..8);
+    let expected = said(&keeper);
+    drop(keeper);
+    let keeper = stage.keeper();
+    assert_eq!(said(&keeper), expected);
+    assert!(expected.0.points.contains_key(&PointId::from_bytes([7; 16])));
+}

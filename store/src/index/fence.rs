@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn every_entry_is_in_a_candidate_and_hardly_anything_else_is() {
-        for count in [0_u32, 1, 2, 84, 85, 86, 171, 5000, 40_000] {
+        for count in [0_u32, 1, 2, 20, 21, 22, 43, 5000, 40_000] {
             let mut ids: Vec<ChunkId> = (0..count).map(hashed).collect();
             ids.sort_unstable();
             let fence = fence(&ids);

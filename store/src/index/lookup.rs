@@ -1,6 +1,7 @@
 //! Lookups of many ids at once: in memory, then in the segments, each block read once. What lies
 //! only in a condemned pack is there for readers and for sessions older than the condemnation,
 //! whose asking takes the pack off the list; for younger ones it is absent, so they send it again.
+//! What lies only in a pack known to be hurt is there for readers alone.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +12,6 @@ use super::segment::{Segment, SegmentError};
 use super::standing::{Stand, Standing, Tick};
 use super::{Found, Index, Place};
 use crate::disk::DiskError;
-use crate::pack::PackClass;
 
 /// Through whose eyes a lookup is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,12 +25,21 @@ pub(crate) enum View {
 /// Answers as they come together.
 pub(super) struct Hits {
     found: Vec<Found>,
-    /// Places in condemned packs, of ids that may have no other.
+    /// Places in condemned or hurt packs, of ids that may have no other.
     spare: HashMap<usize, Place>,
 }
 
 impl Hits {
-    pub(super) fn found(&mut self, at: usize, place: Place) {
+    /// Notes a place that was found, as far as its pack may be counted on.
+    pub(super) fn note(&mut self, at: usize, place: Place, standing: &Standing) {
+        match standing.of(&place.pack) {
+            Stand::Gone => {}
+            Stand::InPlace if !standing.is_hurt(&place.pack) => self.found(at, place),
+            Stand::Condemned(_) | Stand::InPlace => self.spare(at, place, standing),
+        }
+    }
+
+    fn found(&mut self, at: usize, place: Place) {
         if let Some(answer) = self.found.get_mut(at)
             && *answer == Found::Absent
         {
@@ -38,8 +47,12 @@ impl Hits {
         }
     }
 
-    pub(super) fn spare(&mut self, at: usize, place: Place) {
-        self.spare.entry(at).or_insert(place);
+    /// A place that is whole is the better spare.
+    fn spare(&mut self, at: usize, place: Place, standing: &Standing) {
+        let spare = self.spare.entry(at).or_insert(place);
+        if standing.is_hurt(&spare.pack) && !standing.is_hurt(&place.pack) {
+            *spare = place;
+        }
     }
 
     fn is_open(&self, at: usize) -> bool {
@@ -82,10 +95,7 @@ impl Index {
                     return Ok(hits.found);
                 }
                 None => {}
-                Some((segment, SegmentError::Damaged { path })) => {
-                    tracing::warn!(path, "index segment is damaged: rebuilding it from its packs");
-                    self.replace_damaged(&segment);
-                }
+                Some((segment, SegmentError::Damaged { .. })) => self.replace_damaged(&segment),
                 Some((_, SegmentError::Disk(error))) => return Err(error),
             }
         }
@@ -98,31 +108,31 @@ impl Index {
             let (found, spare) = state.find(id);
             hits.found.push(found);
             if let Some(place) = spare {
-                hits.spare(at, place);
+                hits.spare(at, place, &state.standing);
             }
         }
         (hits, state.segments.clone(), Arc::clone(&state.standing))
     }
 
-    /// Answers what lies in condemned packs only, as the viewer may see it.
+    /// Answers what lies in condemned or hurt packs only, as the viewer may see it.
     fn settle_spares(&self, hits: &mut Hits, standing: &Standing, view: View) -> Rescue {
         for (at, place) in std::mem::take(&mut hits.spare) {
             if !hits.is_open(at) {
                 continue;
             }
-            let condemned = match standing.of(&place.pack) {
-                Stand::Condemned(tick) => tick,
-                Stand::Gone | Stand::InPlace => continue,
-            };
-            let may_count_on_it = match view {
-                View::Reader => true,
-                View::Session(began) if began < condemned => {
+            let may_count_on_it = match (standing.of(&place.pack), view) {
+                (Stand::Gone, _) => false,
+                (Stand::Condemned(_) | Stand::InPlace, View::Reader) => true,
+                // Sent again, it comes to lie in a pack that is whole.
+                (_, View::Session(_)) if standing.is_hurt(&place.pack) => false,
+                (Stand::Condemned(tick), View::Session(began)) if began < tick => {
                     if self.rescue(&place.pack) == Rescue::TooLate {
                         return Rescue::TooLate;
                     }
                     true
                 }
-                View::Session(_) => false,
+                (Stand::Condemned(_), View::Session(_)) => false,
+                (Stand::InPlace, View::Session(_)) => true,
             };
             if may_count_on_it {
                 hits.found(at, place);
@@ -143,22 +153,5 @@ impl Index {
                 Rescue::Kept
             }
         }
-    }
-
-    /// Drops a damaged segment and reads its packs' footers instead.
-    pub(super) fn replace_damaged(&self, segment: &Arc<Segment>) {
-        let packs: Vec<(PackId, PackClass)> = {
-            let state = self.state();
-            let class = |pack: &PackId| state.class(pack).map(|class| (*pack, class));
-            segment.packs().iter().filter_map(class).collect()
-        };
-        for (pack, class) in packs {
-            if let Err(problem) = self.index_pack(pack, class) {
-                tracing::warn!(%pack, problem, "pack cannot be indexed");
-                self.note_loss();
-            }
-        }
-        self.state_mut().drop_segments(std::slice::from_ref(segment));
-        drop(self.disk.remove(segment.path()));
     }
 }

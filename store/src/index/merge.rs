@@ -10,7 +10,6 @@ use strongroom_protocol::id::{PackId, RepoId};
 use super::fence::{KEY_BYTES, key_of, print_of};
 use super::segment::{
     BLOCK_BYTES, BLOCK_ENTRIES, CHECK_BYTES, MAGIC, Segment, SegmentError, check, encode_row,
-    parse_rows,
 };
 use super::standing::{Stand, Standing};
 use super::{Doubt, Row};
@@ -178,8 +177,10 @@ pub(super) fn merge(
 fn count_kept(sources: &[Source<'_>]) -> Result<(u64, usize), SegmentError> {
     let (mut count, mut doubted) = (0, 0);
     for source in sources {
-        for block in 0..source.segment.blocks() {
-            for row in parse_rows(&source.segment.block(block)?) {
+        let mut first = 0;
+        while let Some((rows, next)) = source.segment.rows_from(first)? {
+            first = next;
+            for row in rows {
                 if source.renumbered(&row)?.is_some() {
                     count += 1;
                     doubted += usize::from(row.doubt == Doubt::Doubted);
@@ -212,11 +213,8 @@ impl Source<'_> {
                     None => continue,
                 }
             }
-            if self.block >= self.segment.blocks() {
-                return Ok(None);
-            }
-            self.rows = parse_rows(&self.segment.block(self.block)?).into_iter();
-            self.block += 1;
+            let Some((rows, next)) = self.segment.rows_from(self.block)? else { return Ok(None) };
+            (self.rows, self.block) = (rows.into_iter(), next);
         }
     }
 }

@@ -1,7 +1,9 @@
-//! A segment on disk (format.md section 5): sorted entries in checked blocks of 4 KiB, read one
+//! A segment on disk (format.md section 5): sorted entries in checked blocks of 1 KiB, read one
 //! by one, found by a fence in memory. A block whose check does not hold is reported as damage,
 //! never read around.
 
+use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -10,25 +12,26 @@ use strongroom_protocol::id::{ChunkId, PackId, RepoId};
 
 use super::fence::{Fence, KEY_BYTES, PRINT_BYTES};
 use super::lookup::Hits;
-use super::standing::{Stand, Standing};
+use super::standing::Standing;
 use super::{Doubt, Place, Row};
 use crate::disk::{Disk, DiskError, ReadFile};
 
-pub(super) const MAGIC: &[u8; 8] = b"SRSEGM02";
+pub(super) const MAGIC: &[u8; 8] = b"SRSEGM03";
 /// Bytes before the pack ids.
 pub(super) const HEAD_BYTES: usize = 40;
 pub(super) const HASH_BYTES: usize = 32;
 pub(super) const ENTRY_BYTES: usize = 48;
-pub(super) const BLOCK_BYTES: usize = 4096;
+/// Bytes of a block: every lookup that finds something copies and checks one.
+pub(super) const BLOCK_BYTES: usize = 1024;
 /// Entries of a full block; what remains of it is its check.
-pub(super) const BLOCK_ENTRIES: usize = 85;
+pub(super) const BLOCK_ENTRIES: usize = 21;
 pub(super) const CHECK_BYTES: usize = BLOCK_BYTES - BLOCK_ENTRIES * ENTRY_BYTES;
 /// Bit of the last number of an entry that says its closure was not proven.
 const DOUBT_BIT: u32 = 1 << 31;
 const KIND_SHIFT: u32 = 28;
 const LENGTH_MASK: u32 = (1 << KIND_SHIFT) - 1;
-/// Blocks read at once where most are wanted.
-const WINDOW_BLOCKS: usize = 32;
+/// Blocks read at once by who reads all of them.
+const BLOCKS_IN_PASSING: usize = 128;
 /// Most packs of one segment: bounds what a damaged head can ask for.
 const PACKS_MAX: u32 = 1 << 24;
 
@@ -48,7 +51,7 @@ impl SegmentError {
             Self::Damaged { path } => DiskError {
                 action: "read back",
                 path,
-                source: std::io::Error::from(std::io::ErrorKind::InvalidData),
+                source: std::io::Error::from(ErrorKind::InvalidData),
             },
         }
     }
@@ -63,6 +66,7 @@ pub(super) struct Segment {
     doubted: u32,
     fence: Fence,
     blocks_at: u64,
+    damaged: AtomicBool,
 }
 
 impl Segment {
@@ -94,11 +98,29 @@ impl Segment {
         let packs = packs.filter_map(|id| id.first_chunk()).map(|id| PackId(*id)).collect();
         let fence = read_hashed(&*file, fence_at, len - fence_at)?.ok_or_else(damaged)?;
         let fence = Fence::parse(&fence, usize::try_from(blocks).unwrap_or_default());
-        Ok(Self { file, path: path.to_owned(), packs, entries, doubted, fence, blocks_at })
+        let (path, damaged) = (path.to_owned(), AtomicBool::new(false));
+        Ok(Self { file, path, packs, entries, doubted, fence, blocks_at, damaged })
     }
 
     pub(super) fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Whether something in it did not hold or could not be read.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    fn damage(&self) -> SegmentError {
+        self.damaged.store(true, Ordering::Relaxed);
+        SegmentError::Damaged { path: self.path.clone() }
+    }
+
+    /// Reads blocks. A medium that has lost them is damage: their packs know it all.
+    pub(super) fn read(&self, bytes: &mut [u8], block: usize) -> Result<(), SegmentError> {
+        self.file.read_exact_at(bytes, self.at(block)).map_err(|error| {
+            if is_of_the_medium(&error.source) { self.damage() } else { error.into() }
+        })
     }
 
     pub(super) fn packs(&self) -> &[PackId] {
@@ -121,12 +143,22 @@ impl Segment {
         self.fence.memory_bytes() + self.packs.len() * 32
     }
 
-    /// The entries of one block.
-    pub(super) fn block(&self, block: usize) -> Result<Vec<u8>, SegmentError> {
-        let mut bytes = vec![0; BLOCK_BYTES];
-        self.file.read_exact_at(&mut bytes, self.at(block))?;
-        bytes.truncate(self.checked(block, &bytes)?.len());
-        Ok(bytes)
+    /// The entries of some blocks from one on, and the block after them; none at the end.
+    pub(super) fn rows_from(
+        &self,
+        first: usize,
+    ) -> Result<Option<(Vec<Row>, usize)>, SegmentError> {
+        let next = (first + BLOCKS_IN_PASSING).min(self.blocks());
+        if first >= next {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; (next - first) * BLOCK_BYTES];
+        self.read(&mut bytes, first)?;
+        let mut rows = Vec::with_capacity((next - first) * BLOCK_ENTRIES);
+        for (block, bytes) in (first..next).zip(bytes.chunks_exact(BLOCK_BYTES)) {
+            rows.extend(parse_rows(self.checked(block, bytes)?));
+        }
+        Ok(Some((rows, next)))
     }
 
     const fn at(&self, block: usize) -> u64 {
@@ -134,8 +166,12 @@ impl Segment {
     }
 
     /// The entries of a block that was read, if its check holds.
-    fn checked<'a>(&self, block: usize, bytes: &'a [u8]) -> Result<&'a [u8], SegmentError> {
-        let damaged = || SegmentError::Damaged { path: self.path.clone() };
+    pub(super) fn checked<'a>(
+        &self,
+        block: usize,
+        bytes: &'a [u8],
+    ) -> Result<&'a [u8], SegmentError> {
+        let damaged = || self.damage();
         let parts = bytes.split_at_checked(BLOCK_BYTES - CHECK_BYTES);
         let (entries, found) = parts.ok_or_else(damaged)?;
         if check(block, entries).is_none_or(|check| check.as_slice() != found) {
@@ -147,24 +183,9 @@ impl Segment {
         entries.get(..len).ok_or_else(damaged)
     }
 
-    /// Visits every entry of `ids[at]` for each `at` of `wanted`, which is sorted by id, with
-    /// its rank among the entries. Each block is read once at most.
-    pub(super) fn visit_sorted(
-        &self,
-        ids: &[ChunkId],
-        wanted: &[usize],
-        mut visit: impl FnMut(usize, u64, &Row),
-    ) -> Result<(), SegmentError> {
-        let mut window = Window::new(self, wanted.len());
-        for &at in wanted {
-            let Some(id) = ids.get(at) else { continue };
-            for block in self.fence.candidates(id) {
-                let bytes = window.block(block)?;
-                let before = (block * BLOCK_ENTRIES) as u64;
-                each_match(bytes, id, |number, row| visit(at, before + number as u64, row));
-            }
-        }
-        Ok(())
+    /// The blocks in which an id may lie.
+    pub(super) fn candidates(&self, id: &ChunkId) -> impl Iterator<Item = usize> {
+        self.fence.candidates(id)
     }
 
     /// Looks up `ids[at]` for each `at` of `wanted`, which is sorted by id, and notes what is
@@ -182,13 +203,9 @@ impl Segment {
                 damaged = true;
                 return;
             };
-            match standing.of(&place.pack) {
-                Stand::InPlace => hits.found(at, place),
-                Stand::Condemned(_) => hits.spare(at, place),
-                Stand::Gone => {}
-            }
+            hits.note(at, place, standing);
         })?;
-        if damaged { Err(SegmentError::Damaged { path: self.path.clone() }) } else { Ok(()) }
+        if damaged { Err(self.damage()) } else { Ok(()) }
     }
 
     pub(super) fn place(&self, row: &Row) -> Option<Place> {
@@ -201,8 +218,9 @@ impl Segment {
     pub(super) fn doubted(&self) -> Result<Vec<ChunkId>, SegmentError> {
         let mut ids = Vec::new();
         if self.doubted > 0 {
-            for block in 0..self.blocks() {
-                let rows = parse_rows(&self.block(block)?);
+            let mut first = 0;
+            while let Some((rows, next)) = self.rows_from(first)? {
+                first = next;
                 let doubted = rows.into_iter().filter(|row| row.doubt == Doubt::Doubted);
                 ids.extend(doubted.map(|row| row.id));
             }
@@ -211,41 +229,10 @@ impl Segment {
     }
 }
 
-/// Blocks read in passing: one by one, or many at once where most of them are wanted.
-struct Window<'a> {
-    segment: &'a Segment,
-    blocks: usize,
-    first: usize,
-    bytes: Vec<u8>,
-    checked: Option<usize>,
-}
-
-impl<'a> Window<'a> {
-    fn new(segment: &'a Segment, wanted: usize) -> Self {
-        let blocks = if wanted > segment.blocks() { WINDOW_BLOCKS } else { 1 };
-        Self { segment, blocks, first: 0, bytes: Vec::new(), checked: None }
-    }
-
-    /// The entries of a block; those before it are not asked for again.
-    fn block(&mut self, block: usize) -> Result<&[u8], SegmentError> {
-        let held = self.bytes.len() / BLOCK_BYTES;
-        if block < self.first || block >= self.first + held {
-            let last = (block + self.blocks).min(self.segment.blocks());
-            self.bytes.resize(last.saturating_sub(block) * BLOCK_BYTES, 0);
-            self.segment.file.read_exact_at(&mut self.bytes, self.segment.at(block))?;
-            (self.first, self.checked) = (block, None);
-        }
-        let at = (block - self.first) * BLOCK_BYTES;
-        let bytes = self.bytes.get(at..at + BLOCK_BYTES).unwrap_or_default();
-        if self.checked != Some(block) {
-            self.segment.checked(block, bytes)?;
-            self.checked = Some(block);
-        }
-        let before = block as u64 * BLOCK_ENTRIES as u64;
-        let held = self.segment.entries.saturating_sub(before).min(BLOCK_ENTRIES as u64);
-        let len = usize::try_from(held).unwrap_or_default() * ENTRY_BYTES;
-        Ok(bytes.get(..len).unwrap_or_default())
-    }
+/// Whether a failed read says that the bytes are lost, not that they cannot be had just now.
+fn is_of_the_medium(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::UnexpectedEof
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// Not a secret: the check is against disks, not against people.
@@ -290,12 +277,12 @@ fn parse_row(bytes: &[u8]) -> Option<Row> {
     })
 }
 
-pub(super) fn parse_rows(block: &[u8]) -> Vec<Row> {
-    block.chunks_exact(ENTRY_BYTES).filter_map(parse_row).collect()
+fn parse_rows(block: &[u8]) -> impl Iterator<Item = Row> {
+    block.chunks_exact(ENTRY_BYTES).filter_map(parse_row)
 }
 
 /// Visits the entries of one id in a block, with their numbers.
-fn each_match(block: &[u8], id: &ChunkId, mut visit: impl FnMut(usize, &Row)) {
+pub(super) fn each_match(block: &[u8], id: &ChunkId, mut visit: impl FnMut(usize, &Row)) {
     let entry = |number: usize| block.get(number * ENTRY_BYTES..(number + 1) * ENTRY_BYTES);
     let (mut low, mut high) = (0, block.len() / ENTRY_BYTES);
     while low < high {

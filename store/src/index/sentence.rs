@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use strongroom_protocol::id::{ChunkId, PackId};
 
-use super::segment::{Segment, SegmentError, parse_rows};
+use super::segment::{Segment, SegmentError};
 use super::standing::{Stand, Standing, Tick};
 use super::{Flushable, Index, Row, merge};
 use crate::disk::DiskError;
@@ -95,10 +95,11 @@ impl Source {
                 held.rows.iter().enumerate().for_each(|(rank, row)| visit(rank as u64, row));
             }
             Rows::Segment(segment) => {
-                let mut rank = 0;
-                for block in 0..segment.blocks() {
-                    let bytes = segment.block(block).map_err(SegmentError::into_disk)?;
-                    for row in parse_rows(&bytes) {
+                let (mut rank, mut first) = (0, 0);
+                let rows_from = |first| segment.rows_from(first).map_err(SegmentError::into_disk);
+                while let Some((rows, next)) = rows_from(first)? {
+                    first = next;
+                    for row in rows {
                         visit(rank, &row);
                         rank += 1;
                     }
@@ -201,6 +202,23 @@ impl Index {
         gone
     }
 
+    /// A hurt pack that nobody needs is gone from here on; its class if it was in place.
+    pub(crate) fn let_go_hurt(&self, pack: PackId) -> Option<PackClass> {
+        let mut state = self.state_mut();
+        let class = state.packs.remove(&pack)?;
+        Arc::make_mut(&mut state.standing).let_go(pack);
+        state.born.remove(&pack);
+        state.leaving.insert(pack);
+        Some(class)
+    }
+
+    /// A hurt pack that was to go is in place still.
+    pub(crate) fn bring_back(&self, pack: PackId, class: PackClass) {
+        let mut state = self.state_mut();
+        state.packs.insert(pack, class);
+        Arc::make_mut(&mut state.standing).restore(&pack);
+    }
+
     /// A pack that was to go is in place still: condemned, as before.
     pub(crate) fn take_back(&self, packs: &[(PackId, PackClass)]) {
         let mut state = self.state_mut();
@@ -228,7 +246,7 @@ impl Index {
         let free = !state.leaving.contains(&pack);
         if free {
             state.naming.insert(pack);
-            Arc::make_mut(&mut state.standing).restore(&pack);
+            state.restore(&pack);
         }
         free
     }
@@ -258,7 +276,23 @@ impl Index {
     /// segments name, and what is doubted, or nothing when all is.
     pub(crate) fn removals(&self) -> (Vec<PackId>, Option<Vec<ChunkId>>) {
         let state = self.state();
-        (state.standing.gone().iter().copied().collect(), state.doubts_to_keep())
+        let packs = state.standing.gone().union(&state.returned).copied().collect();
+        (packs, state.doubts_to_keep())
+    }
+
+    /// Packs that were removed and are in place again: to be settled once that is durable.
+    pub(crate) fn returned(&self) -> HashSet<PackId> {
+        self.state().returned.clone()
+    }
+
+    /// The return of these is durable: without them from here on is a loss.
+    pub(crate) fn settle_returned(&self, packs: &HashSet<PackId>) {
+        self.state_mut().returned.retain(|pack| !packs.contains(pack));
+    }
+
+    /// It could not be written down that these are settled.
+    pub(crate) fn unsettle_returned(&self, packs: HashSet<PackId>) {
+        self.state_mut().returned.extend(packs);
     }
 
     /// Forgets what lay in packs that are gone: in memory at once, on disk where segments are

@@ -13,12 +13,13 @@ pub(crate) type Tick = u64;
 /// Before everything that happened since the repository was opened.
 pub(crate) const BEFORE_ALL: Tick = 0;
 
-/// Packs on their way out. A snapshot of it goes with every lookup, so it is replaced, not
-/// changed.
+/// Packs on their way out, and those known to be hurt. A snapshot of it goes with every lookup,
+/// so it is replaced, not changed.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Standing {
     condemned: HashMap<PackId, Tick>,
     gone: HashSet<PackId>,
+    hurt: HashSet<PackId>,
 }
 
 /// How far a pack may be counted on.
@@ -39,6 +40,19 @@ impl Standing {
             return Stand::Gone;
         }
         self.condemned.get(pack).map_or(Stand::InPlace, |tick| Stand::Condemned(*tick))
+    }
+
+    /// Whether what lies in the pack cannot be counted on, wherever the pack stands.
+    pub(crate) fn is_hurt(&self, pack: &PackId) -> bool {
+        !self.hurt.is_empty() && self.hurt.contains(pack)
+    }
+
+    pub(super) fn set_hurt(&mut self, pack: PackId) {
+        self.hurt.insert(pack);
+    }
+
+    pub(super) fn set_whole(&mut self, pack: &PackId) {
+        self.hurt.remove(pack);
     }
 
     pub(crate) const fn condemned(&self) -> &HashMap<PackId, Tick> {

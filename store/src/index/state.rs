@@ -53,6 +53,8 @@ pub(super) struct State {
     /// Packs about to get their names, and packs about to lose them.
     pub(super) naming: HashSet<PackId>,
     pub(super) leaving: HashSet<PackId>,
+    /// Packs in place again that the record of removals may name still.
+    pub(super) returned: HashSet<PackId>,
     /// Blobs on their way into a second pack: known already, and doubted as much as before.
     pub(super) copying: HashSet<ChunkId>,
     /// Metadata that came in since a collection began to look.
@@ -82,6 +84,7 @@ impl State {
             born: HashMap::new(),
             naming: HashSet::new(),
             leaving: HashSet::new(),
+            returned: HashSet::new(),
             copying: HashSet::new(),
             arrivals: None,
             doubts: Doubts::Only(HashSet::new()),
@@ -109,13 +112,15 @@ impl State {
         self.packs.get(pack).copied()
     }
 
-    /// What memory knows of an id, and a place in a condemned pack where it is.
+    /// What memory knows of an id, and a place in a condemned or hurt pack where it is.
     pub(super) fn find(&self, id: &ChunkId) -> (Found, Option<Place>) {
         let place = self.recent.slots.get(id).and_then(|slot| self.recent.place(slot));
         let stand = place.map(|place| (place, self.standing.of(&place.pack)));
         let spare = match stand {
-            Some((place, Stand::InPlace)) => return (Found::At(place), None),
-            Some((place, Stand::Condemned(_))) => Some(place),
+            Some((place, Stand::InPlace)) if !self.standing.is_hurt(&place.pack) => {
+                return (Found::At(place), None);
+            }
+            Some((place, Stand::Condemned(_) | Stand::InPlace)) => Some(place),
             Some((_, Stand::Gone)) | None => None,
         };
         let pending = self.pending.get(id).map_or(Found::Absent, |kind| Found::Pending(*kind));
@@ -132,15 +137,26 @@ impl State {
         self.packs.insert(pack, class);
         self.born.insert(pack, self.leases.now());
         self.naming.remove(&pack);
-        if self.standing.of(&pack) != Stand::InPlace {
-            Arc::make_mut(&mut self.standing).restore(&pack);
+        self.restore(&pack);
+        self.enter(pack, entries, doubt);
+    }
+
+    /// What lies in a pack in place. One that is gone by now stays so.
+    pub(super) fn enter(&mut self, pack: PackId, entries: &[PackEntry], doubt: Doubt) {
+        if !self.has_pack(&pack) {
+            return;
         }
         let number = u32::try_from(self.recent.packs.len()).unwrap_or(u32::MAX);
         self.recent.packs.push(pack);
+        let is_hurt = self.standing.is_hurt(&pack);
         for entry in entries {
             let PackEntry { id, kind, offset, record_len, plain_len } = *entry;
             let slot = Slot { pack: number, offset, record_len, plain_len, kind };
-            let known = self.recent.slots.insert(id, slot).is_some();
+            let known = match self.recent.slots.get(&id) {
+                // One place is remembered: not one in a hurt pack instead of a whole one.
+                Some(known) if is_hurt && self.is_whole(known) => true,
+                _ => self.recent.slots.insert(id, slot).is_some(),
+            };
             let was_pending = self.pending.remove(&id).is_some();
             if self.copying.remove(&id) {
                 continue;
@@ -152,6 +168,30 @@ impl State {
                 self.doubt(id);
             }
         }
+    }
+
+    /// The pack is in place again, or still.
+    pub(super) fn restore(&mut self, pack: &PackId) {
+        match self.standing.of(pack) {
+            Stand::InPlace => return,
+            Stand::Condemned(_) => {}
+            Stand::Gone => {
+                self.returned.insert(*pack);
+            }
+        }
+        Arc::make_mut(&mut self.standing).restore(pack);
+    }
+
+    /// Those of the removed packs that are in place came back before this opening.
+    pub(super) fn note_returned(&mut self, removed: &HashSet<PackId>) {
+        let back = removed.iter().filter(|pack| self.packs.contains_key(pack)).copied();
+        self.returned.extend(back);
+    }
+
+    fn is_whole(&self, slot: &Slot) -> bool {
+        self.recent.packs.get(slot.pack as usize).is_some_and(|pack| {
+            self.standing.of(pack) == Stand::InPlace && !self.standing.is_hurt(pack)
+        })
     }
 
     pub(super) fn is_doubted(&self, id: &ChunkId) -> bool {

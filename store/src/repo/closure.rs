@@ -3,6 +3,7 @@
 //! follows the metadata, not the contents.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ops::ControlFlow;
 
 use strongroom_protocol::blob::Reference;
 use strongroom_protocol::id::{ChunkId, PackId};
@@ -13,6 +14,8 @@ use crate::index::{Found, Place, View};
 
 /// Blobs looked up at once.
 const BATCH: usize = 4096;
+/// What looking at one blob reads of the disk: a block of the index, or the head of a record.
+const READ_BYTES: u64 = 4096;
 /// Most missing blobs listed.
 const MISSING_MAX: usize = 1000;
 
@@ -37,6 +40,25 @@ pub struct Incomplete {
 }
 
 impl Repo {
+    /// Whether everything `roots` need is here, as far as it can be told without reading data.
+    /// `pace` is told of the bytes that are read, and may take its time; none when it ended it.
+    pub(super) fn is_whole(
+        &self,
+        roots: &[Reference],
+        pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Option<()>, RepoError> {
+        let mut onward = ControlFlow::Continue(());
+        let scope = Scope::All;
+        let walked = self.inner.walk_on(roots, scope, View::Reader, |_| {}, &mut |bytes| {
+            onward = pace(bytes);
+            onward
+        });
+        if onward.is_break() {
+            return Ok(None);
+        }
+        walked.map(|_| Some(()))
+    }
+
     /// Walks everything `roots` need.
     pub fn closure(&self, roots: &[Reference]) -> Result<Closure, RepoError> {
         let mut closure = Closure::default();
@@ -88,7 +110,19 @@ impl Inner {
         roots: &[Reference],
         scope: Scope,
         view: View,
+        visit: impl FnMut(&Found),
+    ) -> Result<Vec<ChunkId>, RepoError> {
+        self.walk_on(roots, scope, view, visit, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`Self::walk`]; `pace` is told of the bytes read of every batch, and may end it there.
+    fn walk_on(
+        &self,
+        roots: &[Reference],
+        scope: Scope,
+        view: View,
         mut visit: impl FnMut(&Found),
+        pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Vec<ChunkId>, RepoError> {
         let mut seen: HashSet<ChunkId> = HashSet::new();
         let mut missing = Vec::new();
@@ -105,6 +139,11 @@ impl Inner {
             let batch = open.split_off(open.len().saturating_sub(BATCH));
             let mut places = self.visit_batch(&batch, scope, view, &mut missing, &mut visit)?;
             places.sort_unstable_by_key(|(_, place)| *place);
+            // A batch of data alone costs lookups: a place in the index each, at most.
+            let reads = batch.len().max(places.len()) as u64;
+            if pace(reads * READ_BYTES).is_break() {
+                break;
+            }
             for (reference, place) in places {
                 match self.head_at(&place) {
                     Ok(head) if head.id == reference.id => push(&mut open, &head.references),

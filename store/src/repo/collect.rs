@@ -30,12 +30,12 @@ pub use report::{Collect, CollectError, CollectReport, Removal, RemovedPack};
 pub(super) type Watch<'a> = &'a mut dyn FnMut(Collect) -> ControlFlow<()>;
 
 /// One collection at a time, and the snapshot it looks at.
-struct Turn<'a> {
+pub(super) struct Turn<'a> {
     inner: &'a Inner,
 }
 
 impl<'a> Turn<'a> {
-    fn take(inner: &'a Inner) -> Result<Self, CollectError> {
+    pub(super) fn take(inner: &'a Inner) -> Result<Self, CollectError> {
         let taken = inner.collecting.swap(true, Ordering::SeqCst);
         if taken { Err(CollectError::Busy) } else { Ok(Self { inner }) }
     }
@@ -57,6 +57,15 @@ impl Repo {
     pub fn collection_plan(&self, limits: &CollectLimits) -> Result<CollectionPlan, CollectError> {
         let inner = &self.inner;
         let _turn = Turn::take(inner)?;
+        let planned = self.plan(limits);
+        match planned {
+            Err(_) if inner.index.replace_all_damaged() > 0 => self.plan(limits),
+            planned => planned,
+        }
+    }
+
+    fn plan(&self, limits: &CollectLimits) -> Result<CollectionPlan, CollectError> {
+        let inner = &self.inner;
         let mut marker = Marker::begin(inner);
         let mut watch = |_| ControlFlow::Continue(());
         match marker.mark_points(&mut watch) {
@@ -83,9 +92,13 @@ impl Repo {
         let inner = &self.inner;
         inner.writer()?;
         let _turn = Turn::take(inner)?;
-        let mut marker = Marker::begin(inner);
         let mut report = CollectReport::default();
-        let outcome = inner.run(&mut marker, limits, watch, &mut report);
+        let mut outcome = inner.run(&mut Marker::begin(inner), limits, watch, &mut report);
+        // What a damaged part of the index said is read from the packs, and all is looked at anew.
+        if outcome.is_err() && inner.index.replace_all_damaged() > 0 && report.removed.is_empty() {
+            report = CollectReport::default();
+            outcome = inner.run(&mut Marker::begin(inner), limits, watch, &mut report);
+        }
         // Also after an error: what went already is to be forgotten, and the reserve refilled.
         let settled = inner.settle_collection();
         match outcome {

@@ -2,13 +2,18 @@
 //! never removed, and only once its replacement is whole and durable beside it; a crash between
 //! the two moves is finished at the next opening. Bytes that are not the name's are refused.
 
+use std::collections::HashSet;
+
 use strongroom_protocol::id::{ChunkId, PackId, PointId, RepoId, WorkloadId};
 
+use super::collect::Turn;
 use super::error::RepoError;
+use super::incoming::Claim;
 use super::salvage::PART;
 use super::scrub::Subject;
 use super::{Inner, Repo};
 use crate::disk::{Disk, DiskError, parent, read_all};
+use crate::index::{BEFORE_ALL, Found, View};
 use crate::pack::{PackClass, hash_file, pack_path, read_footer};
 
 /// Where hurt files are kept.
@@ -54,45 +59,51 @@ impl Repo {
             && !self.inner.is_hurt(Subject::Pack(pack))
     }
 
-    /// Moves a hurt pack away when nothing is to be had from it any more: the index finds each of
-    /// its blobs elsewhere; or does not know it, and no point misses anything.
+    /// Moves a hurt pack away when nothing is to be had from it any more: each of its blobs lies in
+    /// a whole pack too; or that cannot be told, and no point misses anything without it. The index
+    /// forgets it with that.
     pub fn retire_hurt(&self, pack: PackId) -> Result<(), RepoError> {
         let inner = &self.inner;
         inner.writer()?;
-        let is_known = inner.index.class(&pack).is_some();
-        let is_spent = match is_known {
-            true => self.is_superseded(pack)?,
-            false => self.misses_nothing()?,
-        };
-        if !inner.is_hurt(Subject::Pack(pack)) || !is_spent {
+        if !inner.is_hurt(Subject::Pack(pack)) {
             return Ok(());
         }
-        if let Some(class) = inner.pack_place(pack)? {
-            let path = pack_path(class, pack);
-            if inner.disk.exists(&path)? {
-                inner.quarantine(&path)?;
-            }
+        // A collection may count on what this rests on, or take it; one that is received is
+        // replaced in a moment. The next round looks again.
+        let Ok(_turn) = Turn::take(inner) else { return Ok(()) };
+        let Some(_claim) = Claim::of(&inner.incoming, pack) else { return Ok(()) };
+        if !self.is_spent(pack)? {
+            return Ok(());
         }
-        // A pack that the index knows stays hurt in its eyes until it is opened again.
-        if !is_known {
-            inner.replaced(Subject::Pack(pack));
+        let place = inner.pack_place(pack)?;
+        let going = inner.index.let_go_hurt(pack);
+        let moved = inner.retire(place.map(|class| pack_path(class, pack)), going.is_some());
+        if let (Err(_), Some(class)) = (&moved, going) {
+            inner.index.bring_back(pack, class);
         }
+        inner.index.end_leaving(&[(pack, place.unwrap_or(PackClass::Data))]);
+        moved?;
+        inner.close_readers(&HashSet::from([pack]));
+        inner.replaced(Subject::Pack(pack));
         Ok(())
     }
 
-    /// Whether each blob of a pack, as its footer tells, is found in another.
-    fn is_superseded(&self, pack: PackId) -> Result<bool, RepoError> {
-        let Ok(file) = self.inner.reopened(pack) else { return Ok(false) };
-        let Ok((_, entries)) = read_footer(&*file, self.id()) else { return Ok(false) };
+    fn is_spent(&self, pack: PackId) -> Result<bool, RepoError> {
+        // One that the index does not know cannot be opened either.
+        let footer = self.inner.reopened(pack).ok();
+        let footer = footer.and_then(|file| read_footer(&*file, self.id()).ok());
+        let Some((_, entries)) = footer else { return self.do_without(pack) };
         let ids: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
-        let places = self.place(&ids)?;
-        Ok(places.iter().all(|place| place.is_some_and(|place| place.pack != pack)))
+        // For a session what lies in hurt packs is not here.
+        let found = self.inner.index.lookup(&ids, View::Session(BEFORE_ALL))?;
+        Ok(found.iter().all(|found| matches!(found, Found::At(_))))
     }
 
-    fn misses_nothing(&self) -> Result<bool, RepoError> {
+    /// Whether every point is complete without what lies in the pack.
+    fn do_without(&self, pack: PackId) -> Result<bool, RepoError> {
         for (workload, point) in self.points()? {
             let walked = self.point_roots(workload, point).and_then(|roots| self.closure(&roots));
-            if walked.is_err() {
+            if !walked.is_ok_and(|closure| !closure.packs.contains(&pack)) {
                 return Ok(false);
             }
         }
@@ -101,6 +112,17 @@ impl Repo {
 }
 
 impl Inner {
+    /// The end of a hurt pack. That it goes on purpose is on disk before its file moves.
+    fn retire(&self, path: Option<String>, is_known: bool) -> Result<(), RepoError> {
+        if is_known {
+            self.write_removals()?;
+        }
+        match path {
+            Some(path) if self.disk.exists(&path)? => self.quarantine(&path),
+            _ => Ok(()),
+        }
+    }
+
     /// Moves a hurt file out of the way, durably.
     pub(super) fn quarantine(&self, path: &str) -> Result<(), RepoError> {
         let disk = &*self.disk;

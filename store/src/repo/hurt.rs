@@ -102,7 +102,7 @@ impl Inner {
             tracing::error!(?subject, why, "found hurt");
             if let Subject::Pack(pack) = subject {
                 self.forget_reader(pack);
-                self.index.note_loss();
+                self.index.note_hurt(pack);
             }
         }
     }
@@ -114,6 +114,8 @@ impl Inner {
         if let Subject::Pack(pack) = subject {
             health.missing_packs.retain(|other| *other != pack);
             health.unreadable_packs.retain(|(other, _)| *other != pack);
+            drop(health);
+            self.index.note_whole(&pack);
         }
     }
 

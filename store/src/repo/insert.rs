@@ -64,6 +64,8 @@ impl Repo {
             let losses = inner.index.losses();
             let missing = inner.missing_of(references, view)?;
             if !missing.is_empty() {
+                // Taken in and then not kept: the disk is the reason, not the caller.
+                writer.failed().map_err(RepoError::from)?;
                 return Err(InsertError::MissingReferences { id, missing });
             }
             let found = inner.index.lookup(&[id], view).map_err(RepoError::from)?;
@@ -91,7 +93,7 @@ impl Repo {
 
     /// Waits until everything taken in before is durable.
     pub fn barrier(&self) -> Result<(), RepoError> {
-        Ok(self.inner.writer()?.barrier()?)
+        self.inner.barrier()
     }
 
     /// A barrier, and the index saved so that the next opening is quick.
@@ -120,18 +122,31 @@ impl Inner {
         Ok(missing)
     }
 
+    /// Waits until everything taken in before is durable; what was removed once and is back
+    /// counts as in place from then on, so that without it something is lost.
+    pub(super) fn barrier(&self) -> Result<(), RepoError> {
+        let returned = self.index.returned();
+        self.writer()?.barrier()?;
+        if returned.is_empty() {
+            return Ok(());
+        }
+        self.index.settle_returned(&returned);
+        let written = self.write_removals();
+        if written.is_err() {
+            self.index.unsettle_returned(returned);
+        }
+        Ok(written?)
+    }
+
     /// Saves the recent part of the index, unless another thread is at it.
     pub(super) fn flush_index(&self) -> Result<(), RepoError> {
-        let writer = self.writer()?;
+        self.writer()?;
         if self.flushing.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
         // The copy is taken before the barrier: what it calls proven is durable after it.
         let flushable = self.index.flushable();
-        let outcome = writer
-            .barrier()
-            .map_err(RepoError::from)
-            .and_then(|()| Ok(self.index.write_segment(&flushable)?));
+        let outcome = self.barrier().and_then(|()| Ok(self.index.write_segment(&flushable)?));
         self.flushing.store(false, Ordering::SeqCst);
         outcome
     }

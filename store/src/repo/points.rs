@@ -109,7 +109,7 @@ impl Repo {
                 inner.prove(&missing, view)?;
                 return Err(Incomplete { missing }.into());
             }
-            inner.writer()?.barrier()?;
+            inner.barrier()?;
             if inner.index.losses() == losses {
                 return Ok(());
             }

@@ -176,14 +176,24 @@ impl Repo {
         age
     }
 
-    /// What a point misses though no pack is known to be hurt: one was lost together with all
-    /// that knew of it.
-    fn unexplained(&self, roots: &[Reference]) -> Option<String> {
-        let is_explained = self.hurt().keys().any(|subject| matches!(subject, Subject::Pack(_)));
-        if is_explained {
-            return None;
+    /// Whether a point misses something though no pack is known to be hurt: one was lost
+    /// together with all that knew of it.
+    fn check_needs(
+        &self,
+        roots: &[Reference],
+        bytes: u64,
+        pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Checked {
+        let is_explained = || self.hurt().keys().any(|subject| matches!(subject, Subject::Pack(_)));
+        if is_explained() {
+            return Checked::Sound(bytes);
         }
-        self.closure(roots).err().map(|error| strongroom_protocol::Chain(&error).to_string())
+        match self.is_whole(roots, pace) {
+            Ok(Some(())) => Checked::Sound(bytes),
+            Ok(None) => Checked::Stopped,
+            Err(_) if is_explained() => Checked::Sound(bytes),
+            Err(error) => Checked::Hurt(strongroom_protocol::Chain(&error).to_string()),
+        }
     }
 
     fn check_point(
@@ -192,6 +202,9 @@ impl Repo {
         point: PointId,
         pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Checked {
+        // What the point needs stays while it is looked at, however slowly, and though it is
+        // removed meanwhile.
+        let _session = self.session();
         let path = super::points::path_of(workload, point);
         let mut bytes = Vec::new();
         let mut onward = ControlFlow::Continue(());
@@ -210,10 +223,7 @@ impl Repo {
             Err(error) => Checked::Hurt(told(&error)),
             Ok(()) if onward.is_break() && is_short => Checked::Stopped,
             Ok(()) => match self.inner.checked_roots(workload, point, &bytes) {
-                Ok(roots) => match self.unexplained(&roots) {
-                    None => Checked::Sound(bytes.len() as u64),
-                    Some(why) => Checked::Hurt(why),
-                },
+                Ok(roots) => self.check_needs(&roots, bytes.len() as u64, pace),
                 Err(error) => Checked::Hurt(error.to_string()),
             },
         }

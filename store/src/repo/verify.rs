@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 
+use strongroom_protocol::Chain;
 use strongroom_protocol::id::{ChunkId, PackId, PointId, WorkloadId};
 
 use super::Repo;
@@ -97,7 +98,7 @@ impl Repo {
         }
         let mut report = self.verify_packs(depth);
         for pack in self.health().missing_packs {
-            let problem = "it is gone".to_owned();
+            let problem = GONE.to_owned();
             report.damaged_packs.push(DamagedPack::lost(pack, problem));
         }
         for (workload, point) in self.points()? {
@@ -142,8 +143,12 @@ impl Repo {
             // Collected since it was listed.
             Err(RepoError::NoSuchPack { .. }) if self.inner.index.class(&pack).is_none() => return,
             Err(error) => {
-                let problem = error.to_string();
-                self.inner.set_hurt(Subject::Pack(pack), GONE);
+                let problem = match error {
+                    RepoError::NoSuchPack { .. } => GONE.to_owned(),
+                    // It may be there and whole behind a disk that fails.
+                    error => Chain(&error).to_string(),
+                };
+                self.inner.set_hurt(Subject::Pack(pack), &problem);
                 report.damaged_packs.push(DamagedPack::lost(pack, problem));
                 return;
             }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags};
 
 use super::measure::bytes_below;
@@ -130,12 +130,15 @@ fn create(from: &Path, to: &Path) -> Result<()> {
 /// The machine as a tool.
 pub(crate) struct Bare<'a> {
     place: &'a Place,
-    exe: PathBuf,
 }
 
+/// This program as it runs: cargo may meanwhile have put another in its place, and the name it
+/// was started by then leads nowhere.
+const OWN: &str = "/proc/self/exe";
+
 impl<'a> Bare<'a> {
-    pub(crate) fn begin(place: &'a Place) -> Result<Self> {
-        Ok(Self { place, exe: std::env::current_exe().context("this program")? })
+    pub(crate) fn begin(place: &'a Place) -> Self {
+        Self { place }
     }
 }
 
@@ -155,7 +158,7 @@ impl Tool for Bare<'_> {
             _ => return Ok(None),
         };
         // A process of its own, so that it is accounted like the others.
-        let mut own = std::process::Command::new(&self.exe);
+        let mut own = std::process::Command::new(OWN);
         own.args(["bench", "--bare", what]).arg(&self.place.tree).arg(&self.place.restored);
         let cost = super::measure::run(&mut own)?;
         let stored_bytes = if what == "create" { bytes_below(&self.place.restored)? } else { 0 };

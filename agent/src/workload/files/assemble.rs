@@ -4,27 +4,26 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use strongroom_protocol::ChunkId;
 use strongroom_store::content::{Entry, FileContent, Meta, Node};
-use strongroom_store::page::{BuildError, DirectoryBuilder};
 
+use crate::workload::ChunkSink;
 use crate::workload::files::ProtectError;
 use crate::workload::files::bundle::{Bundles, Place};
-use crate::workload::files::cache::{Known, NewCache, Signature};
+use crate::workload::files::cache::{Entered, Left, NewCache, Piece, Signature};
+use crate::workload::files::directories::{Assembled, Directories, push_name};
 use crate::workload::files::gap::{Gap, GapReason};
 use crate::workload::files::gather::{Budget, Message, Stretch};
 use crate::workload::files::links::{Last, Link};
 use crate::workload::files::metadata::{Own, Stat, meta_of};
 use crate::workload::files::progress::{Progress, count};
 use crate::workload::files::read::{Body, FileRead, ReadError, Reader, Steadiness};
-use crate::workload::{ChunkSink, Through};
 
 /// Entries that may wait for the open bundle before it is closed early.
 const WAITING_MAX: usize = 8192;
+/// Bytes of records of the last run that may wait with them.
+const WAITING_BYTES_MAX: usize = 4 << 20;
 /// Contents of linked files remembered for their other names.
 const LINKED_MAX: usize = 50_000;
-/// Gaps kept with their path; more are only counted.
-pub const GAPS_KEPT_MAX: usize = 10_000;
 
 /// Content that may lie in a bundle still open.
 #[derive(Clone, Debug)]
@@ -35,10 +34,12 @@ enum Content {
 
 #[derive(Debug)]
 enum Waiting {
-    Enter { name: Vec<u8>, meta: Meta },
+    Differs,
+    Enter { name: Vec<u8>, meta: Meta, was: Entered },
     Entry { name: Vec<u8>, node: Node, meta: Meta, signature: Option<Signature> },
     File { name: Vec<u8>, size: u64, content: Content, meta: Meta, signature: Signature },
-    Leave,
+    Leave { was: Option<Left> },
+    Same(Piece),
 }
 
 /// A file whose other names are still to come.
@@ -49,13 +50,6 @@ struct Linked {
     own: Own,
 }
 
-struct Level {
-    builder: DirectoryBuilder,
-    name: Vec<u8>,
-    meta: Meta,
-    path_above: usize,
-}
-
 /// The tree under way.
 pub struct Assembler<'run> {
     sink: &'run dyn ChunkSink,
@@ -64,23 +58,11 @@ pub struct Assembler<'run> {
     reader: Reader<'run>,
     bundles: Bundles,
     waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
     linked: HashMap<u64, Linked>,
-    levels: Vec<Level>,
-    /// Where the entries done are.
-    path: Vec<u8>,
+    directories: Directories<'run>,
     /// Where the walk is.
     ahead: Vec<u8>,
-    cache: Option<NewCache>,
-    gaps: Vec<Gap>,
-    item: Option<(Vec<u8>, ChunkId, Meta)>,
-}
-
-/// What came of it.
-pub struct Assembled {
-    pub page: ChunkId,
-    pub meta: Meta,
-    pub gaps: Vec<Gap>,
-    pub cache: Option<NewCache>,
 }
 
 impl<'run> Assembler<'run> {
@@ -99,13 +81,10 @@ impl<'run> Assembler<'run> {
             reader,
             bundles: Bundles::default(),
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             linked: HashMap::new(),
-            levels: Vec::new(),
-            path: Vec::new(),
+            directories: Directories::new(sink, progress, cache),
             ahead: Vec::new(),
-            cache,
-            gaps: Vec::new(),
-            item: None,
         }
     }
 
@@ -133,14 +112,19 @@ impl<'run> Assembler<'run> {
         reads: &mut impl Iterator<Item = Result<FileRead, ReadError>>,
     ) -> Result<(), ProtectError> {
         match message {
-            Message::Enter { name, meta } => {
-                push_name(&mut self.ahead, &name);
-                self.wait(Waiting::Enter { name, meta })
+            Message::Differs => self.wait(Waiting::Differs),
+            Message::Same(piece) => {
+                self.waiting_bytes += piece.bytes().len();
+                self.wait(Waiting::Same(piece))
             }
-            Message::Leave => {
+            Message::Enter { name, meta, was } => {
+                push_name(&mut self.ahead, &name);
+                self.wait(Waiting::Enter { name, meta, was })
+            }
+            Message::Leave { was } => {
                 let above = self.ahead.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
                 self.ahead.truncate(above);
-                self.wait(Waiting::Leave)
+                self.wait(Waiting::Leave { was })
             }
             Message::Gap(gap) => {
                 self.gap(gap);
@@ -188,8 +172,7 @@ impl<'run> Assembler<'run> {
     pub fn finish(mut self) -> Result<Assembled, ProtectError> {
         self.bundles.close(self.sink)?;
         self.settle()?;
-        let Some((_, page, meta)) = self.item else { return Err(ProtectError::Stopped) };
-        Ok(Assembled { page, meta, gaps: self.gaps, cache: self.cache })
+        self.directories.finish()
     }
 
     fn read(
@@ -248,7 +231,7 @@ impl<'run> Assembler<'run> {
     fn wait(&mut self, waiting: Waiting) -> Result<(), ProtectError> {
         self.waiting.push_back(waiting);
         self.settle()?;
-        if self.waiting.len() >= WAITING_MAX {
+        if self.waiting.len() >= WAITING_MAX || self.waiting_bytes >= WAITING_BYTES_MAX {
             self.bundles.close(self.sink)?;
             self.settle()?;
         }
@@ -259,10 +242,15 @@ impl<'run> Assembler<'run> {
     fn settle(&mut self) -> Result<(), ProtectError> {
         while let Some(first) = self.waiting.pop_front() {
             match first {
-                Waiting::Enter { name, meta } => self.enter(name, meta),
-                Waiting::Leave => self.leave()?,
+                Waiting::Differs => self.directories.differ()?,
+                Waiting::Enter { name, meta, was } => self.directories.enter(name, meta, was),
+                Waiting::Leave { was } => self.directories.leave(was)?,
+                Waiting::Same(piece) => {
+                    self.waiting_bytes = self.waiting_bytes.saturating_sub(piece.bytes().len());
+                    self.directories.same(&piece)?;
+                }
                 Waiting::Entry { name, node, meta, signature } => {
-                    self.entry(Entry { name, node, meta }, signature)?;
+                    self.directories.entry(Entry { name, node, meta }, signature)?;
                 }
                 Waiting::File { name, size, content, meta, signature } => {
                     let content = match content {
@@ -278,68 +266,11 @@ impl<'run> Assembler<'run> {
                         },
                     };
                     let node = Node::File { size, content };
-                    self.entry(Entry { name, node, meta }, Some(signature))?;
+                    self.directories.entry(Entry { name, node, meta }, Some(signature))?;
                 }
             }
         }
         Ok(())
-    }
-
-    fn enter(&mut self, name: Vec<u8>, meta: Meta) {
-        let path_above = self.path.len();
-        push_name(&mut self.path, &name);
-        self.levels.push(Level { builder: DirectoryBuilder::new(), name, meta, path_above });
-    }
-
-    fn leave(&mut self) -> Result<(), ProtectError> {
-        let Some(Level { builder, name, meta, path_above }) = self.levels.pop() else {
-            return Ok(());
-        };
-        let page = builder.finish(&mut Through(self.sink))?;
-        self.path.truncate(path_above);
-        if self.levels.is_empty() {
-            self.item = Some((name, page, meta));
-            return Ok(());
-        }
-        self.push(Entry { name, node: Node::Directory { page }, meta })
-    }
-
-    fn entry(&mut self, entry: Entry, signature: Option<Signature>) -> Result<(), ProtectError> {
-        if let (Some(cache), Some(signature)) = (&mut self.cache, signature)
-            && let Node::File { content, .. } = &entry.node
-            && signature != Signature::NEVER
-        {
-            let path_above = self.path.len();
-            push_name(&mut self.path, &entry.name);
-            let known = Known {
-                content: content.clone(),
-                flags: entry.meta.flags,
-                project: entry.meta.project,
-                xattrs: entry.meta.xattrs.clone(),
-            };
-            let kept = cache.add(&self.path, signature, &known);
-            self.path.truncate(path_above);
-            if let Err(error) = kept {
-                tracing::warn!(%error, "the cache cannot be written; the next run reads all");
-                self.cache = None;
-            }
-        }
-        self.push(entry)
-    }
-
-    fn push(&mut self, entry: Entry) -> Result<(), ProtectError> {
-        let Some(level) = self.levels.last_mut() else { return Ok(()) };
-        let name = entry.name.clone();
-        match level.builder.push(entry, &mut Through(self.sink)) {
-            Ok(()) => Ok(()),
-            Err(BuildError::Entry(_) | BuildError::Order { .. }) => {
-                let mut path = self.path.clone();
-                push_name(&mut path, &name);
-                self.gap(Gap { path, reason: GapReason::Unfit });
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// A gap at a name met now, which may be ahead of the entries that wait.
@@ -349,21 +280,11 @@ impl<'run> Assembler<'run> {
         Gap { path, reason }
     }
 
+    /// What changed or vanished meanwhile is no gap where somebody mends it.
     fn gap(&mut self, gap: Gap) {
         let moved = matches!(gap.reason, GapReason::Changed | GapReason::Vanished);
-        if moved && self.reader.is_mended() {
-            return;
-        }
-        count(&self.progress.gaps, 1);
-        if self.gaps.len() < GAPS_KEPT_MAX {
-            self.gaps.push(gap);
+        if !(moved && self.reader.is_mended()) {
+            self.directories.gap(gap);
         }
     }
-}
-
-fn push_name(path: &mut Vec<u8>, name: &[u8]) {
-    if !path.is_empty() {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use strongroom_store::content::{FileContent, Meta, Node};
 
-use crate::workload::files::cache::{OldCache, Signature};
+use crate::workload::files::cache::{Entered, Kept, Left, OldCache, Piece, Signature, encode_meta};
 use crate::workload::files::gap::{Gap, GapReason};
 use crate::workload::files::links::{Last, Link, Links};
 use crate::workload::files::metadata::{FileKind, Own, Stat, Xattrs, meta_of, xattrs_at};
@@ -30,6 +30,9 @@ const STRETCH_MESSAGES: usize = 512;
 /// A stretch ends with files of this many bytes to read.
 const STRETCH_BYTES: usize = 1 << 20;
 
+/// A stretch ends with this many bytes of records of the last run.
+const STRETCH_SAME_BYTES: usize = 256 << 10;
+
 /// What comes of the files of a stretch, in their order.
 pub type Ticket = Receiver<Vec<Result<FileRead, ReadError>>>;
 
@@ -47,16 +50,20 @@ pub struct Stretch {
 pub enum Message {
     /// Another name of a file that came before.
     Again { name: Vec<u8>, stat: Stat, group: u64, last: Last, file: FileToRead },
+    /// The directory last begun holds something else than it did in the last run.
+    Differs,
     /// A directory begins.
-    Enter { name: Vec<u8>, meta: Meta },
+    Enter { name: Vec<u8>, meta: Meta, was: Entered },
     /// Something that cannot be protected.
     Gap(Gap),
-    /// The directory last begun ends.
-    Leave,
+    /// The directory last begun ends, with what it was in the last run.
+    Leave { was: Option<Left> },
     /// The next of the files being read.
     Read { name: Vec<u8>, link: Link },
     /// An entry that needs no reading; with a signature if the cache is to keep it.
     Ready { name: Vec<u8>, node: Node, meta: Meta, signature: Option<Signature> },
+    /// Entries as the last run has them.
+    Same(Piece),
 }
 
 /// Files for the readers, and where to answer.
@@ -92,9 +99,8 @@ impl Budget {
     }
 }
 
-/// The walk with what it needs to decide.
+/// Decides of what the walk meets.
 pub struct Gatherer<'run> {
-    pub walker: Walker<'run>,
     pub cache: OldCache,
     pub links: Links,
     pub stretches: Sender<Stretch>,
@@ -111,6 +117,11 @@ pub struct Open {
     messages: Vec<Message>,
     files: Vec<FileToRead>,
     cost_bytes: usize,
+    /// Entries met one after another as the last run has them.
+    same: Option<Piece>,
+    same_bytes: usize,
+    /// For each directory the walk is in, whether it was the same so far.
+    levels: Vec<bool>,
 }
 
 /// Nobody listens any more.
@@ -119,50 +130,119 @@ pub struct Closed;
 
 impl Gatherer<'_> {
     /// Walks to the end, or until nobody listens.
-    pub fn run(mut self) {
-        while let Some(step) = self.walker.step() {
+    pub fn run(mut self, mut walker: Walker<'_>) {
+        while let Some(step) = walker.step() {
             if self.stop.load(Ordering::Relaxed) || self.tell(step).is_err() {
                 break;
             }
         }
         // Fails only when nobody listens any more: there is nobody to tell then.
         let _ = self.flush();
-        count(&self.progress.excluded, self.walker.excluded());
+        count(&self.progress.excluded, walker.excluded());
     }
 
-    fn tell(&mut self, step: Step) -> Result<(), Closed> {
+    fn tell(&mut self, step: Step<'_>) -> Result<(), Closed> {
         match step {
-            Step::Enter { name, meta } => {
-                count(&self.progress.directories, 1);
-                self.send(Message::Enter { name, meta })
-            }
-            Step::Leave => self.send(Message::Leave),
+            Step::Enter { name, meta } => self.enter(name, meta),
+            Step::Leave => self.leave(),
             Step::Gap(gap) => self.send(Message::Gap(gap)),
-            Step::Entry { name, stat, dir } => match stat.kind {
-                FileKind::File => self.file(name, stat, dir),
-                _ => self.other(name, &stat, &dir),
-            },
+            Step::Entry { path, name, stat, dir } => self.entry(path, name, stat, dir),
         }
     }
 
-    fn file(&mut self, name: Vec<u8>, stat: Stat, dir: Arc<OwnedFd>) -> Result<(), Closed> {
-        let link = self.links.meet(&stat, self.walker.path());
-        if link == Link::Forgotten {
-            let gap = Gap::new(self.walker.path(), GapReason::LinkForgotten);
-            self.send(Message::Gap(gap))?;
+    fn enter(&mut self, name: &[u8], meta: Meta) -> Result<(), Closed> {
+        count(&self.progress.directories, 1);
+        let (was, kept) = self.cache.enter(name, &encode_meta(&meta));
+        if kept == Kept::Less {
+            self.differs()?;
         }
-        if let Some(known) = self.cache.find(self.walker.path(), &stat) {
+        self.open.levels.push(!matches!(was, Entered::Absent));
+        self.send(Message::Enter { name: name.to_vec(), meta, was })
+    }
+
+    fn leave(&mut self) -> Result<(), Closed> {
+        let (was, kept) = self.cache.leave();
+        if was.is_none() || kept == Kept::Less {
+            self.differs()?;
+        }
+        self.open.levels.pop();
+        self.send(Message::Leave { was })
+    }
+
+    /// Says once for each directory that it is not what it was.
+    fn differs(&mut self) -> Result<(), Closed> {
+        match self.open.levels.last_mut() {
+            Some(same) if *same => *same = false,
+            _ => return Ok(()),
+        }
+        self.send(Message::Differs)
+    }
+
+    fn entry(
+        &mut self,
+        path: &[u8],
+        name: &[u8],
+        stat: Stat,
+        dir: &Arc<OwnedFd>,
+    ) -> Result<(), Closed> {
+        let (found, kept) = self.cache.find(name, &stat);
+        let may_be_linked = stat.links > 1;
+        if kept == Kept::Less || may_be_linked || found.is_none() {
+            self.differs()?;
+        }
+        let link = self.links.meet(&stat, path);
+        if link == Link::Forgotten && stat.kind == FileKind::File {
+            self.send(Message::Gap(Gap::new(path, GapReason::LinkForgotten)))?;
+        }
+        if let Some(piece) = found {
+            return self.unchanged(name, &stat, piece, may_be_linked.then_some(link));
+        }
+        match stat.kind {
+            FileKind::File => self.file(name, stat, Arc::clone(dir), link),
+            _ => self.other(path, name, &stat, dir, link),
+        }
+    }
+
+    fn unchanged(
+        &mut self,
+        name: &[u8],
+        stat: &Stat,
+        piece: Piece,
+        link: Option<Link>,
+    ) -> Result<(), Closed> {
+        if stat.kind == FileKind::File {
             count(&self.progress.unchanged, 1);
             count(&self.progress.unchanged_bytes, stat.size);
-            let mut meta = meta_of(&stat, Own::default(), link.group());
-            meta.flags = known.flags;
-            meta.project = known.project;
-            meta.xattrs = known.xattrs;
-            let size = size_of(&known.content);
-            let node = Node::File { size, content: known.content };
-            let signature = Some(Signature::from(&stat));
-            return self.send(Message::Ready { name, node, meta, signature });
         }
+        // Which names are one inode is another matter in every run.
+        if let Some((link, entry)) = link.and_then(|link| Some((link, piece.entry()?))) {
+            let meta = Meta { link_group: link.group(), ..entry.meta };
+            let signature = Some(Signature::from(stat));
+            let name = name.to_vec();
+            return self.send(Message::Ready { name, node: entry.node, meta, signature });
+        }
+        if stat.kind == FileKind::File {
+            count(&self.progress.files, 1);
+            count(&self.progress.file_bytes, stat.size);
+        } else {
+            count(&self.progress.others, 1);
+        }
+        self.open.same_bytes += piece.bytes().len();
+        if !self.open.same.as_mut().is_some_and(|same| same.extend(&piece)) {
+            self.end_same();
+            self.open.same = Some(piece);
+        }
+        if self.open.same_bytes >= STRETCH_SAME_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn file(
+        &mut self,
+        name: &[u8],
+        stat: Stat,
+        dir: Arc<OwnedFd>,
+        link: Link,
+    ) -> Result<(), Closed> {
+        let name = name.to_vec();
         let file = FileToRead { dir, name: name.clone() };
         if let Link::Again { group, last } = link {
             return self.send(Message::Again { name, stat, group, last, file });
@@ -176,12 +256,21 @@ impl Gatherer<'_> {
         if is_long || self.open.cost_bytes >= STRETCH_BYTES { self.flush() } else { Ok(()) }
     }
 
-    fn other(&mut self, name: Vec<u8>, stat: &Stat, dir: &OwnedFd) -> Result<(), Closed> {
-        let xattrs = match xattrs_at(dir.as_fd(), &name) {
+    fn other(
+        &mut self,
+        path: &[u8],
+        name: &[u8],
+        stat: &Stat,
+        dir: &OwnedFd,
+        link: Link,
+    ) -> Result<(), Closed> {
+        let mut signature = Some(Signature::from(stat));
+        let xattrs = match xattrs_at(dir.as_fd(), name) {
             Ok(xattrs) => xattrs,
             Err(error) => {
-                let gap = Gap::new(self.walker.path(), GapReason::from(&error));
-                self.send(Message::Gap(gap))?;
+                // To be told by the next run as well.
+                signature = None;
+                self.send(Message::Gap(Gap::new(path, GapReason::from(&error))))?;
                 Xattrs::new()
             }
         };
@@ -192,28 +281,36 @@ impl Gatherer<'_> {
             FileKind::Fifo => Node::Fifo,
             FileKind::Socket => Node::Socket,
             FileKind::Symlink | FileKind::File | FileKind::Directory => {
-                match rustix::fs::readlinkat(dir.as_fd(), name.as_slice(), Vec::new()) {
+                match rustix::fs::readlinkat(dir.as_fd(), name, Vec::new()) {
                     Ok(target) => Node::Symlink { target: target.into_bytes() },
                     Err(errno) => {
                         let reason = GapReason::from(&std::io::Error::from(errno));
-                        return self.send(Message::Gap(Gap::new(self.walker.path(), reason)));
+                        return self.send(Message::Gap(Gap::new(path, reason)));
                     }
                 }
             }
         };
-        let link = self.links.meet(stat, self.walker.path());
         let own = Own { xattrs, ..Own::default() };
         let meta = meta_of(stat, own, link.group());
-        self.send(Message::Ready { name, node, meta, signature: None })
+        self.send(Message::Ready { name: name.to_vec(), node, meta, signature })
+    }
+
+    fn end_same(&mut self) {
+        self.open.messages.extend(self.open.same.take().map(Message::Same));
     }
 
     fn send(&mut self, message: Message) -> Result<(), Closed> {
+        self.end_same();
         self.open.messages.push(message);
         if self.open.messages.len() >= STRETCH_MESSAGES { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<(), Closed> {
-        let Open { messages, files, cost_bytes } = std::mem::take(&mut self.open);
+        self.end_same();
+        self.open.same_bytes = 0;
+        let messages = std::mem::take(&mut self.open.messages);
+        let files = std::mem::take(&mut self.open.files);
+        let cost_bytes = std::mem::take(&mut self.open.cost_bytes);
         if messages.is_empty() {
             return Ok(());
         }

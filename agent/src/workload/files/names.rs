@@ -79,6 +79,16 @@ impl Names {
         Ok(true)
     }
 
+    /// How many names there are, if all of them are held in memory and none was handed out.
+    pub fn held_len(&self) -> Option<usize> {
+        (self.runs.is_empty() && self.next == 0).then_some(self.arena.places.len())
+    }
+
+    /// One of the names held in memory, in order.
+    pub fn held_at(&self, index: usize) -> Option<&[u8]> {
+        self.arena.at(index)
+    }
+
     /// Whether one of the markers lies in the directory.
     pub const fn has_marker(&self) -> bool {
         self.has_marker

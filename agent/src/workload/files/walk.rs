@@ -12,25 +12,20 @@ use strongroom_store::content::Meta;
 
 use crate::workload::OWN_PREFIX;
 use crate::workload::files::gap::{Gap, GapReason};
-use crate::workload::files::metadata::{
-    FileKind, Own, Stat, flags_of, meta_of, open_directory, stat_at, stat_of, xattrs_of,
-};
-use crate::workload::files::names::{NAMES_BYTES_MAX, Names};
-use crate::workload::files::project::project_of;
-use crate::workload::files::rules::Rules;
+use crate::workload::files::metadata::{FileKind, Own, Stat, meta_of, open_directory, stat_of};
+use crate::workload::files::names::Names;
+use crate::workload::files::survey::{Found, Held, Listing, Slot, Survey};
 
 /// Directories of one branch held open at a time; those above are reopened on the way back.
 pub const OPEN_DIRECTORIES_MAX: usize = 64;
-/// What one directory may hold in memory even when those above it hold much.
-const NAMES_BYTES_MIN: usize = 1 << 20;
 
 /// One step of the walk.
 #[derive(Debug)]
-pub enum Step {
+pub enum Step<'walk> {
     /// A directory begins; what follows until its [`Step::Leave`] lies in it.
-    Enter { name: Vec<u8>, meta: Meta },
-    /// Anything but a directory.
-    Entry { name: Vec<u8>, stat: Stat, dir: Arc<OwnedFd> },
+    Enter { name: &'walk [u8], meta: Meta },
+    /// Anything but a directory; `path` is relative to the root.
+    Entry { path: &'walk [u8], name: &'walk [u8], stat: Stat, dir: &'walk Arc<OwnedFd> },
     /// Something that cannot be protected.
     Gap(Gap),
     /// The directory last entered ends.
@@ -42,48 +37,60 @@ struct Frame {
     dir: Option<Arc<OwnedFd>>,
     stat: Stat,
     names: Names,
+    /// See [`Listing::found`].
+    found: Vec<Found>,
+    /// Names handed out.
+    next: usize,
+    /// Its own path, where its entries are asked for one by one.
+    above: Option<Arc<[u8]>>,
     /// Length of the path of the directory above.
     path_above: usize,
     /// Length of its own path.
     path_own: usize,
     /// An error met while listing, told once the names read are through.
     broken: Option<GapReason>,
+    /// What it takes of the memory for listings.
+    _held: Option<Held>,
+}
+
+/// What the walk comes to next.
+enum Met {
+    Entry(Stat),
+    Directory(Stat, Option<Arc<Slot>>),
+    End,
+    Gap(GapReason),
+    /// Left out.
+    Passed,
 }
 
 /// A walk under way.
 #[derive(Debug)]
-pub struct Walker<'rules> {
-    rules: &'rules Rules,
+pub struct Walker<'run> {
+    survey: &'run Survey<'run>,
     root: Arc<OwnedFd>,
     frames: Vec<Frame>,
     path: Vec<u8>,
+    /// Of the entry last handed out.
+    name: Vec<u8>,
     started: bool,
-    held_bytes: usize,
     excluded: u64,
 }
 
-impl<'rules> Walker<'rules> {
-    /// Opens the root, following symlinks in its own path only.
-    ///
-    /// # Errors
-    /// The root cannot be opened or is no directory.
-    pub fn open(root: &Path, rules: &'rules Rules) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = Arc::new(rustix::fs::open(root, flags, Mode::empty())?);
-        Ok(Self {
-            rules,
-            root,
-            frames: Vec::new(),
-            path: Vec::new(),
-            started: false,
-            held_bytes: 0,
-            excluded: 0,
-        })
-    }
+/// Opens the root of a walk, following symlinks in its own path only.
+///
+/// # Errors
+/// The root cannot be opened or is no directory.
+pub fn open_root(root: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(root, flags, Mode::empty())?)
+}
 
-    /// The path, relative to the root, of the entry last handed out.
-    pub fn path(&self) -> &[u8] {
-        &self.path
+impl<'run> Walker<'run> {
+    /// A walk of everything below `root`.
+    pub fn new(root: OwnedFd, survey: &'run Survey<'run>) -> Self {
+        let (root, frames) = (Arc::new(root), Vec::new());
+        let (path, name) = (Vec::new(), Vec::new());
+        Self { survey, root, frames, path, name, started: false, excluded: 0 }
     }
 
     /// Entries left out by the rules so far.
@@ -92,122 +99,138 @@ impl<'rules> Walker<'rules> {
     }
 
     /// The next step; none when the root was left.
-    pub fn step(&mut self) -> Option<Step> {
+    pub fn step(&mut self) -> Option<Step<'_>> {
         if !self.started {
             self.started = true;
             return Some(self.start());
         }
         loop {
-            let frame = self.frames.last_mut()?;
-            let mut name = Vec::new();
-            self.path.truncate(frame.path_own);
-            match frame.names.next(&mut name) {
-                Ok(true) => {}
-                Ok(false) => {
-                    if let Some(reason) = frame.broken.take() {
-                        return Some(Step::Gap(Gap::new(&self.path, reason)));
-                    }
-                    return Some(self.leave());
+            match self.meet()? {
+                Met::Passed => {}
+                Met::Gap(reason) => return Some(Step::Gap(Gap::new(&self.path, reason))),
+                Met::End => return Some(self.leave()),
+                Met::Directory(stat, slot) => return Some(self.go_into(stat, slot.as_deref())),
+                Met::Entry(stat) => {
+                    let frame = self.frames.last()?;
+                    let dir = frame.dir.as_ref()?;
+                    return Some(Step::Entry { path: &self.path, name: &self.name, stat, dir });
                 }
-                Err(error) => {
-                    frame.names = Names::default();
-                    frame.broken = Some(GapReason::from(&error));
-                    continue;
-                }
-            }
-            if name.starts_with(OWN_PREFIX.as_bytes()) {
-                continue;
-            }
-            if let Some(step) = self.visit(name) {
-                return Some(step);
             }
         }
     }
 
-    fn start(&mut self) -> Step {
-        let root = Arc::clone(&self.root);
-        match stat_of(root.as_fd()) {
-            Ok(stat) => self.enter(Vec::new(), stat, Some(root), None, 0),
+    fn start(&mut self) -> Step<'_> {
+        match self.survey.list(Arc::clone(&self.root), b"") {
+            Ok(listing) => self.enter(listing, 0),
             Err(error) => Step::Gap(Gap::new(b"", GapReason::from(&error))),
         }
     }
 
-    fn visit(&mut self, name: Vec<u8>) -> Option<Step> {
-        let frame = self.frames.last()?;
+    /// Looks at the next name of the directory on top.
+    fn meet(&mut self) -> Option<Met> {
+        let frame = self.frames.last_mut()?;
+        self.path.truncate(frame.path_own);
+        match frame.names.next(&mut self.name) {
+            Ok(true) => {}
+            Ok(false) => return Some(frame.broken.take().map_or(Met::End, Met::Gap)),
+            Err(error) => {
+                frame.names = Names::default();
+                frame.broken = Some(GapReason::from(&error));
+                return Some(Met::Passed);
+            }
+        }
+        let index = frame.next;
+        frame.next += 1;
+        if self.name.starts_with(OWN_PREFIX.as_bytes()) {
+            return Some(Met::Passed);
+        }
         let above = self.path.len();
-        let dir = frame.dir.clone();
-        let parent_dev = frame.stat.dev;
         if above > 0 {
             self.path.push(b'/');
         }
-        self.path.extend_from_slice(&name);
-        let Some(dir) = dir else {
-            return Some(Step::Gap(Gap::new(&self.path, GapReason::Moved)));
+        self.path.extend_from_slice(&self.name);
+        let Some(dir) = &frame.dir else { return Some(Met::Gap(GapReason::Moved)) };
+        let Found { stat, below } = if frame.found.is_empty() {
+            let own = self.path.get(..above).unwrap_or_default();
+            let above = frame.above.get_or_insert_with(|| own.into());
+            self.survey.found(dir.as_fd(), &frame.stat, above, &self.name)
+        } else {
+            let found = frame.found.get_mut(index)?;
+            let stat = std::mem::replace(&mut found.stat, Err(GapReason::Vanished));
+            Found { stat, below: found.below.take() }
         };
-        let stat = match stat_at(dir.as_fd(), &name) {
-            Ok(stat) => stat,
-            Err(error) => return Some(Step::Gap(Gap::new(&self.path, GapReason::from(&error)))),
-        };
-        if self.rules.excludes(&self.path, stat.kind, stat.size) {
-            self.excluded += 1;
-            return None;
-        }
-        if stat.kind != FileKind::Directory {
-            return Some(Step::Entry { name, stat, dir });
-        }
-        if stat.dev != parent_dev && !self.rules.crosses_mounts() {
-            return Some(self.enter(name, stat, None, None, above));
-        }
-        let opened = open_directory(dir.as_fd(), &name)
-            .and_then(|opened| stat_of(opened.as_fd()).map(|stat| (opened, stat)));
-        Some(match opened {
-            // What was opened is what is protected, also when it was swapped in between.
-            Ok((opened, stat)) => self.enter(name, stat, Some(Arc::new(opened)), None, above),
-            Err(error) => {
-                let reason = GapReason::from(&error);
-                self.enter(name, stat, None, Some(reason), above)
+        Some(match stat {
+            Err(reason) => Met::Gap(reason),
+            Ok(stat) if self.survey.rules().excludes(&self.path, stat.kind, stat.size) => {
+                self.excluded += 1;
+                Met::Passed
             }
+            Ok(stat) if stat.kind == FileKind::Directory => Met::Directory(stat, below),
+            Ok(stat) => Met::Entry(stat),
         })
     }
 
-    fn enter(
-        &mut self,
-        name: Vec<u8>,
-        stat: Stat,
-        dir: Option<Arc<OwnedFd>>,
-        mut broken: Option<GapReason>,
-        path_above: usize,
-    ) -> Step {
-        let mut names = Names::default();
-        let mut own = Own::default();
-        if let Some(dir) = &dir {
-            own.flags = flags_of(dir.as_fd());
-            own.project = project_of(dir.as_fd());
-            match xattrs_of(dir.as_fd()) {
-                Ok(found) => own.xattrs = found,
-                Err(error) => broken = Some(GapReason::from(&error)),
-            }
-            let limit = NAMES_BYTES_MAX.saturating_sub(self.held_bytes).max(NAMES_BYTES_MIN);
-            match Names::read(dir.as_fd(), limit, self.rules.markers()) {
-                Ok(read) if read.has_marker() => self.excluded += 1,
-                Ok(read) => names = read,
-                Err(error) => broken = Some(GapReason::from(&error)),
-            }
+    fn go_into(&mut self, stat: Stat, slot: Option<&Slot>) -> Step<'_> {
+        let above = self.frames.last().map_or(0, |frame| frame.path_own);
+        let dir = self.frames.last().and_then(|frame| frame.dir.clone());
+        let Some((slot, dir)) = slot.zip(dir) else { return self.pass_by(stat, None, above) };
+        match self.survey.take(slot, dir.as_fd()) {
+            Ok(listing) => self.enter(listing, above),
+            Err(error) => self.pass_by(stat, Some(GapReason::from(&error)), above),
         }
-        self.held_bytes += names.held_bytes();
+    }
+
+    fn enter(&mut self, listing: Box<Listing>, path_above: usize) -> Step<'_> {
+        let Listing { dir, stat, own, broken, names, found, is_marked, held } = *listing;
+        self.excluded += u64::from(is_marked);
         let meta = meta_of(&stat, own, 0);
-        let frame = Frame { dir, stat, names, path_above, path_own: self.path.len(), broken };
+        let path_own = self.path.len();
+        self.push(Frame {
+            dir: Some(dir),
+            stat,
+            names,
+            found,
+            next: 0,
+            above: None,
+            path_above,
+            path_own,
+            broken,
+            _held: Some(held),
+        });
+        Step::Enter { name: &self.name, meta }
+    }
+
+    /// A directory that is kept without what is in it.
+    fn pass_by(&mut self, stat: Stat, broken: Option<GapReason>, path_above: usize) -> Step<'_> {
+        let meta = meta_of(&stat, Own::default(), 0);
+        self.push(Frame {
+            dir: None,
+            stat,
+            names: Names::default(),
+            found: Vec::new(),
+            next: 0,
+            above: None,
+            path_above,
+            path_own: self.path.len(),
+            broken,
+            _held: None,
+        });
+        Step::Enter { name: &self.name, meta }
+    }
+
+    fn push(&mut self, frame: Frame) {
+        if frame.path_own == 0 {
+            self.name.clear();
+        }
         self.frames.push(frame);
         let open_from = self.frames.len().saturating_sub(OPEN_DIRECTORIES_MAX);
         if let Some(far) = open_from.checked_sub(1).and_then(|index| self.frames.get_mut(index)) {
             far.dir = None;
         }
-        Step::Enter { name, meta }
     }
 
-    fn leave(&mut self) -> Step {
+    fn leave(&mut self) -> Step<'_> {
         if let Some(left) = self.frames.pop() {
-            self.held_bytes = self.held_bytes.saturating_sub(left.names.held_bytes());
             self.path.truncate(left.path_above);
             let needs_dir = self.frames.last().is_some_and(|above| above.dir.is_none());
             if needs_dir {
@@ -241,22 +264,35 @@ impl<'rules> Walker<'rules> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::files::rules::RuleSet;
+    use crate::workload::files::rules::{RuleSet, Rules};
     use std::fs;
 
     fn paths(root: &Path, set: &RuleSet) -> (Vec<String>, Vec<Gap>) {
+        walked(root, set, 0)
+    }
+
+    fn walked(root: &Path, set: &RuleSet, helpers: usize) -> (Vec<String>, Vec<Gap>) {
         let rules = Rules::new(set).unwrap();
-        let mut walker = Walker::open(root, &rules).unwrap();
-        let (mut seen, mut gaps) = (Vec::new(), Vec::new());
-        while let Some(step) = walker.step() {
-            let path = String::from_utf8_lossy(walker.path()).into_owned();
-            match step {
-                Step::Enter { .. } => seen.push(format!("{path}/")),
-                Step::Entry { .. } => seen.push(path),
-                Step::Gap(gap) => gaps.push(gap),
-                Step::Leave => {}
+        let survey = Survey::new(&rules, helpers);
+        let mut walker = Walker::new(open_root(root).unwrap(), &survey);
+        let (mut seen, mut gaps, mut at) = (Vec::new(), Vec::new(), Vec::new());
+        std::thread::scope(|scope| {
+            (0..helpers).for_each(|_| drop(scope.spawn(|| survey.help())));
+            while let Some(step) = walker.step() {
+                match step {
+                    Step::Enter { name, .. } => {
+                        at.push(String::from_utf8(name.to_vec()).unwrap());
+                        seen.push(format!("{}/", at.join("/").trim_start_matches('/')));
+                    }
+                    Step::Entry { path, .. } => {
+                        seen.push(String::from_utf8(path.to_vec()).unwrap())
+                    }
+                    Step::Gap(gap) => gaps.push(gap),
+                    Step::Leave => drop(at.pop()),
+                }
             }
-        }
+            survey.end();
+        });
         (seen, gaps)
     }
 
@@ -291,7 +327,8 @@ mod tests {
         }
         drop(at);
         let rules = Rules::new(&RuleSet::default()).unwrap();
-        let mut walker = Walker::open(dir.path(), &rules).unwrap();
+        let survey = Survey::new(&rules, 0);
+        let mut walker = Walker::new(open_root(dir.path()).unwrap(), &survey);
         let (mut entered, mut fifos, mut open_max) = (0, 0, 0);
         while let Some(step) = walker.step() {
             match step {
