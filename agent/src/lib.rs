@@ -21,7 +21,9 @@ pub use host::host_mark;
 /// Runs this process as the holder of a freeze, over standard input and output, until it has
 /// let go. False: something may still be frozen.
 pub fn hold_freeze() -> bool {
-    holder::serve(workload::apps::held)
+    // On a thread of its own: a room's client may have a runtime, and the caller may be in one.
+    let serving = || holder::serve(workload::apps::held);
+    std::thread::scope(|scope| scope.spawn(serving).join()).unwrap_or(false)
 }
 
 pub use run::{AgentError, run};

@@ -13,6 +13,7 @@ mod operator;
 mod orders;
 mod pages;
 mod policy;
+mod postgres;
 mod protect;
 mod questions;
 mod restore;
@@ -49,6 +50,7 @@ pub(crate) enum Command {
     Keys(keys::KeysArgs),
     Policy(policy::PolicyArgs),
     WhatIf(policy::WhatIfArgs),
+    Postgres(postgres::PostgresArgs),
     /// List what is protected
     Workloads,
     Protect(protect::ProtectArgs),
@@ -92,6 +94,7 @@ impl Command {
             Self::Keys(args) => args.run(session).await,
             Self::Policy(args) => args.run(session).await,
             Self::WhatIf(args) => args.run(session).await,
+            Self::Postgres(args) => args.run(session).await,
             Self::Protect(args) => args.run(session).await,
             Self::Jobs(args) => args.run(session).await,
             Self::Ls(args) => args.run(session).await,

@@ -3,11 +3,13 @@
 mod changing;
 mod nodes;
 mod policy;
+mod postgres;
 mod rows;
 mod story;
 mod telling;
 mod tool;
 
+pub(crate) use postgres::story as postgres;
 pub(crate) use rows::table;
 pub(crate) use story::Lab;
 pub(crate) use telling::Telling;

@@ -13,6 +13,7 @@ mod live;
 mod operator;
 mod output;
 mod point_at;
+mod postgres;
 mod progress;
 mod remedy;
 mod restoring;

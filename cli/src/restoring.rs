@@ -10,7 +10,9 @@ use strongroom_agent::restore::apply::Owners;
 use strongroom_agent::restore::select::Selection;
 use strongroom_agent::restore::{Overwrite, Report, RestoreOptions, RestoreProgress, Restorer};
 use strongroom_node::inspect;
+use strongroom_protocol::ChunkId;
 use strongroom_protocol::admin::PointRef;
+use strongroom_store::content::Meta;
 use strongroom_store::keys::AgentKeys;
 
 use crate::failure::{Ending, Failure, While};
@@ -63,9 +65,28 @@ pub(crate) async fn from_media(
     staging: PathBuf,
     kept: bool,
 ) -> Result<Ending, Failure> {
+    let (scene, brought, keys) = staged(session, &order, media, Arc::new(opener), &staging).await?;
+    let keys = Some(keys).filter(|_| order.overwrite != Overwrite::Always);
+    let report = carry_out(session, scene, order.clone(), keys).await?;
+    let ending = conclude(&session.out, &order, &report, &lacks(&brought))?;
+    if !kept && ending == Ending::Done {
+        let shown = staging.display().to_string();
+        std::fs::remove_dir_all(&staging).doing(format!("cannot remove {shown}"))?;
+    }
+    Ok(ending)
+}
+
+/// Brings what an order wants of a point from media into a staging directory.
+pub(crate) async fn staged(
+    session: &Session,
+    order: &Order,
+    media: PathBuf,
+    opener: Arc<Opener>,
+    staging: &Path,
+) -> Result<(Scene, Brought, AgentKeys), Failure> {
     let out = session.out.clone();
-    let (wanted, place) = (order.clone(), staging.clone());
-    let (scene, brought, keys) = blocking(move || {
+    let (wanted, place) = (order.clone(), staging.to_owned());
+    blocking(move || {
         let mut line = Line::new(&out);
         line.say("looking at every cartridge".to_owned());
         let shelf = Shelf::open(&media)?;
@@ -80,18 +101,10 @@ pub(crate) async fn from_media(
         })?;
         Ok((staged.scene.clone(), brought, staged.key().agent_keys()))
     })
-    .await?;
-    let keys = Some(keys).filter(|_| order.overwrite != Overwrite::Always);
-    let report = carry_out(session, scene, order.clone(), keys).await?;
-    let ending = conclude(&session.out, &order, &report, &lacks(&brought))?;
-    if !kept && ending == Ending::Done {
-        let shown = staging.display().to_string();
-        std::fs::remove_dir_all(&staging).doing(format!("cannot remove {shown}"))?;
-    }
-    Ok(ending)
+    .await
 }
 
-fn lacks(brought: &Brought) -> Vec<String> {
+pub(crate) fn lacks(brought: &Brought) -> Vec<String> {
     if brought.lacking == 0 {
         return Vec::new();
     }
@@ -137,7 +150,7 @@ async fn carry_out(
     order: Order,
     keys: Option<AgentKeys>,
 ) -> Result<Report, Failure> {
-    let (stop, path) = (Arc::new(AtomicBool::new(false)), order.path.clone());
+    let path = order.path.clone();
     let (scene, aim) = blocking(move || {
         let aim = aim(&scene, &path)?;
         Ok((scene, aim))
@@ -147,10 +160,21 @@ async fn carry_out(
     options.selection = selection(aim.names, &order.select)?;
     options.overwrite = order.overwrite;
     options.keys = keys;
+    write(session, scene, (aim.page, aim.meta), options).await
+}
+
+/// Writes a directory of a point, and shows how far it is.
+pub(crate) async fn write(
+    session: &Session,
+    scene: Scene,
+    (page, meta): (ChunkId, Option<Meta>),
+    mut options: RestoreOptions,
+) -> Result<Report, Failure> {
     options.owners = owners();
+    let stop = Arc::new(AtomicBool::new(false));
     let restorer = Restorer::new(options, Arc::clone(&stop));
     let progress = restorer.progress();
-    let running = blocking(move || Ok(restorer.run(&scene.tree, aim.page, aim.meta)?));
+    let running = blocking(move || Ok(restorer.run(&scene.tree, page, meta)?));
     tokio::pin!(running);
     let mut line = Line::new(&session.out);
     let mut tick = tokio::time::interval(TICK);

@@ -17,11 +17,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::sites::Profile;
 use data::Data;
-use measure::Cost;
+
 use peer::Peer;
 use table::Row;
 
-pub(crate) use measure::peak_bytes;
+pub(crate) use measure::{Cost, bytes_below, cpu_seconds, peak_bytes, run as measured};
 
 /// What the measurement may be told.
 #[derive(clap::Args)]

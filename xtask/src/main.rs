@@ -11,6 +11,7 @@ mod kill;
 mod lint;
 mod packages;
 mod parts;
+mod postgres;
 mod random;
 mod relay;
 mod scale;
@@ -39,6 +40,8 @@ enum Chore {
     Kill(kill::Arguments),
     /// Check formatting, clippy and the documentation; a warning is an error
     Lint,
+    /// Kill around a real cluster of PostgreSQL under load, and compare with other programs
+    Postgres(postgres::Arguments),
     /// Protect a million files and look at the memory it took
     Scale(scale::Arguments),
     /// Install what the tests need, build, run every test and a slice of every campaign
@@ -52,6 +55,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Kill(arguments) => kill::run(&arguments),
         Chore::Lint => lint::run(),
+        Chore::Postgres(arguments) => postgres::run(&arguments),
         Chore::Scale(arguments) => scale::run(&arguments),
         Chore::Test => test::run(),
     }

@@ -20,6 +20,7 @@ const WANTED: &[Wanted] = &[
     Wanted { program: "setfattr", package: "attr", why: "extended attributes of test trees" },
     Wanted { program: "setfacl", package: "acl", why: "access control lists of test trees" },
     Wanted { program: "mkfs.btrfs", package: "btrfs-progs", why: "snapshots of a real btrfs" },
+    Wanted { program: "pg_ctlcluster", package: "postgresql", why: "a real server to protect" },
     Wanted { program: "sqlite3", package: "sqlite3", why: "a second reader of the catalog" },
 ];
 

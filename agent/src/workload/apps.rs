@@ -1,16 +1,22 @@
 //! The applications: what the policy file says of each, and which room is asked for its view.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde_json::Value;
-use strongroom_protocol::JobId;
 use strongroom_protocol::control::AppKind;
 use strongroom_protocol::opening::{Refusal, RefusalKind};
+use strongroom_protocol::{Chain, JobId};
 
 use crate::holder::Holding;
 use crate::orders::Hands;
+use crate::protect;
 use crate::quiesce::Viewed;
 use crate::workload::moment::{Memory, Moment};
+use crate::workload::postgres::error::PgError;
+use crate::workload::postgres::log::PgLog;
+use crate::workload::postgres::settings::{Cluster, Mode};
+use crate::workload::postgres::{self, PgWorkload};
 
 /// What the policy file says of an application: words by key.
 #[derive(Clone, Debug, Default)]
@@ -71,8 +77,7 @@ pub(crate) struct Place<'run> {
 
 /// The ways of holding an application still, for a holder process.
 pub fn held(what: &str, about: &Value) -> Option<Result<Box<dyn Holding>, String>> {
-    let _ = (what, about);
-    None
+    postgres::held(what, about)
 }
 
 /// Makes the application quiet, takes its view, lets it go.
@@ -81,7 +86,24 @@ pub(crate) fn view(
     settings: &Settings,
     place: &Place<'_>,
 ) -> Result<Viewed<Box<dyn Moment>>, Refusal> {
-    let _ = (settings, place.job, place.memory, &place.hands.journal);
+    if kind == AppKind::Postgres {
+        return postgres_view(settings, place);
+    }
     let text = format!("this agent cannot protect workloads of kind {}", kind.as_str());
     Err(Refusal::new(RefusalKind::Invalid, text))
+}
+
+fn postgres_view(
+    settings: &Settings,
+    place: &Place<'_>,
+) -> Result<Viewed<Box<dyn Moment>>, Refusal> {
+    let unusable = |error: PgError| Refusal::new(error.refusal(), Chain(&error).to_string());
+    let cluster = Cluster::read(settings).map_err(unusable)?;
+    match cluster.mode {
+        Mode::Direct => {
+            let clock = Arc::clone(&place.hands.clock);
+            protect::view(&PgWorkload { cluster, job: place.job, clock })
+        }
+        Mode::Wal => protect::view(&PgLog { cluster, workload: place.memory.workload }),
+    }
 }

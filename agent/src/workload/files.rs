@@ -18,12 +18,15 @@ pub mod read;
 pub mod rules;
 pub mod survey;
 pub mod walk;
+pub mod witness;
 
+mod layout;
 mod tree;
 
 use std::io;
 use std::num::NonZero;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
@@ -43,6 +46,7 @@ use crate::workload::files::read::{Cutters, ReadError, Reader};
 use crate::workload::files::rules::{RuleError, RuleSet, Rules};
 use crate::workload::files::survey::Survey;
 use crate::workload::files::walk::{Walker, open_root};
+use crate::workload::files::witness::Witness;
 use crate::workload::{ChunkSink, Through};
 
 pub use gap::{Gap, GapReason};
@@ -86,6 +90,8 @@ pub struct Options {
     pub readers: usize,
     /// Threads that list directories ahead of the walk.
     pub listers: usize,
+    /// Who knows these files, if anybody does.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 impl Options {
@@ -100,6 +106,7 @@ impl Options {
             cache: None,
             readers: READERS_DEFAULT,
             listers: std::thread::available_parallelism().map_or(1, NonZero::get).clamp(1, 3),
+            witness: None,
         }
     }
 }
@@ -239,7 +246,9 @@ pub(crate) fn tree(
     let assembled = std::thread::scope(|scope| {
         for _ in 0..options.readers.max(1) {
             let (taken, counting, ended) = (taken.clone(), &counting, &ended);
-            scope.spawn(move || read(&taken, Reader::new(counting, cutters, [stop, ended])));
+            let reader = Reader::new(counting, cutters, [stop, ended]);
+            let reader = reader.watched_by(options.witness.as_deref());
+            scope.spawn(move || read(&taken, reader));
         }
         drop(taken);
         for _ in 0..options.listers {
@@ -263,6 +272,7 @@ pub(crate) fn tree(
             gatherer.run(walker);
         });
         let reader = Reader::new(&counting, cutters, [stop, &ended]);
+        let reader = reader.watched_by(options.witness.as_deref());
         let mut assembler = Assembler::new(&counting, &budget, progress, reader, new);
         let outcome = assemble(&mut assembler, &heard, stop);
         ended.store(outcome.is_err(), Ordering::Relaxed);

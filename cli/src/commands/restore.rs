@@ -134,7 +134,10 @@ fn agent_and_path(text: &str) -> Result<(NodeName, String), Failure> {
 }
 
 /// The site that holds the copy that was named.
-fn copy_site(session: &Session, from: Option<&str>) -> Result<Option<SiteName>, Failure> {
+pub(super) fn copy_site(
+    session: &Session,
+    from: Option<&str>,
+) -> Result<Option<SiteName>, Failure> {
     let role = match from {
         None => return Ok(session.site.clone()),
         Some("primary") => Role::Coordinator,
@@ -154,7 +157,7 @@ fn copy_site(session: &Session, from: Option<&str>) -> Result<Option<SiteName>, 
 }
 
 /// A hidden directory beside the target: on the same file system, found again when repeated.
-fn beside(target: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn beside(target: &Path) -> Result<PathBuf, Failure> {
     let target = std::path::absolute(target)?;
     match (target.parent(), target.file_name()) {
         (Some(parent), Some(name)) => {

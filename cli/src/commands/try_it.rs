@@ -5,21 +5,33 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::failure::{Ending, Failure};
-use crate::lab::{Lab, Telling, table};
+use crate::lab::{self, Lab, Telling, table};
 use crate::output::Output;
 use crate::session::{Session, blocking};
 
 /// Trees found on nearly every Linux, largest first.
 const USUAL_TREES: [&str; 4] = ["/usr/share/doc", "/usr/share", "/usr/lib", "/etc"];
 
+/// What is protected.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A tree of files
+    Files,
+    /// A real server of PostgreSQL under load, from what is installed
+    Postgres,
+}
+
 /// Make two sites here, protect a tree, lose one site, then both, and restore each time
 #[derive(Args, Debug)]
 pub(crate) struct TryArgs {
     /// The tree to protect; it is only read.
     path: Option<PathBuf>,
+    /// What to protect.
+    #[arg(long, value_enum, default_value_t = Kind::Files)]
+    workload: Kind,
     /// Where to make the lab (a new directory); the default is beside the system's other
     /// temporary directories.
     #[arg(long)]
@@ -42,10 +54,19 @@ impl TryArgs {
     }
 
     fn tell(self, out: &Output) -> anyhow::Result<bool> {
-        let source = source(self.path)?;
+        if self.workload != Kind::Files && (self.path.is_some() || self.keep) {
+            bail!("PATH and --keep are for a tree of files only");
+        }
+        let source = match self.workload {
+            Kind::Files => source(self.path)?,
+            Kind::Postgres => PathBuf::new(),
+        };
         let dir = directory(self.dir)?;
         let tell = Telling::new();
-        let told = story(&dir, &source, &tell, self.keep, out);
+        let told = match self.workload {
+            Kind::Files => story(&dir, &source, &tell, self.keep, out),
+            Kind::Postgres => application(lab::postgres(&dir, &tell), &tell, out),
+        };
         tell.end();
         match told {
             Ok(identical) => Ok(identical),
@@ -122,6 +143,26 @@ fn story(
     println!("{}", table(&lab.rows));
     println!("peak memory: {}\n", lab.peaks.join(", "));
     farewell(&lab, &running);
+    Ok(lab.differences == 0)
+}
+
+/// What came of the story of an application.
+fn application(told: anyhow::Result<Lab>, tell: &Telling, out: &Output) -> anyhow::Result<bool> {
+    let lab = told?;
+    tell.end();
+    if out.is_json() {
+        out.json(&serde_json::json!({ "stages": lab.rows, "differences": lab.differences }))?;
+        return Ok(lab.differences == 0);
+    }
+    println!("{}", table(&lab.rows));
+    println!("peak memory: {}\n", lab.peaks.join(", "));
+    let dir = lab.dir.display();
+    match lab.differences {
+        0 => println!("Every restore started, recovered and passed its checks."),
+        count => println!("{count} restores are NOT as they should be."),
+    }
+    println!("  {dir}/policy.toml      the storage policy: read it, edit it");
+    println!("  {dir}/logs             what the nodes said\nTo remove the lab:  rm -r {dir}");
     Ok(lab.differences == 0)
 }
 

@@ -35,7 +35,9 @@ pub(crate) struct Lab {
     pub(crate) peaks: Vec<String>,
     site_a: Option<SiteA>,
     proxy: Option<Node>,
-    point: String,
+    /// The workload whose copies are waited for.
+    pub(crate) workload: &'static str,
+    pub(crate) point: String,
 }
 
 struct SiteA {
@@ -72,6 +74,7 @@ impl Lab {
             peaks: Vec::new(),
             site_a: None,
             proxy: None,
+            workload: WORKLOAD,
             point: String::new(),
         };
         lab.start_nodes(tell)?;
@@ -191,7 +194,7 @@ impl Lab {
             proof: proof_of(&point, "primary"),
             ..Row::new(stage, took)
         });
-        if self.point.is_empty() {
+        if self.point.is_empty() && workload == self.workload {
             point["id"].as_str().context("no point")?.clone_into(&mut self.point);
         }
         Ok(())
@@ -215,12 +218,12 @@ impl Lab {
         let mut row = Value::Null;
         self.wait_for(tell, stage, &mut |lab| {
             lab.check_nodes()?;
-            let point = lab.latest(WORKLOAD)?;
+            let point = lab.latest(lab.workload)?;
             let copies = point["copies"].as_array().cloned().unwrap_or_default();
             row = copies.into_iter().find(|row| row["copy"] == copy).unwrap_or_default();
             Ok(row["state"] == "present" && row["proof"] == proof)
         })?;
-        let point = self.latest(WORKLOAD)?;
+        let point = self.latest(self.workload)?;
         let took = self.copying(copy)?;
         self.rows.push(Row {
             covered_bytes: point["bytes"].as_u64(),
@@ -236,7 +239,7 @@ impl Lab {
     /// what is waited for here.
     fn copying(&self, copy: &str) -> anyhow::Result<Duration> {
         let jobs = self.tool.json(&["--site", "a", "jobs", "list"])?;
-        let subject = format!("{copy} of {WORKLOAD}");
+        let subject = format!("{copy} of {}", self.workload);
         let mine = jobs.as_array().cloned().unwrap_or_default();
         let mine = mine.iter().filter(|job| job["subject"] == subject.as_str());
         let nanos = |job: &Value| {

@@ -41,7 +41,7 @@ const fn must(key: &'static str, shape: Shape, example: &'static str) -> Key {
 /// The first of a table is what the workload is pointed at.
 const POSTGRES: &[Key] = &[
     must("host", Shape::Text, "host = \"/var/run/postgresql\""),
-    may("mode", Shape::OneOf(&["direct", "wire"])),
+    may("mode", Shape::OneOf(&["direct", "wal"])),
     may("data", Shape::Path),
     may("port", Shape::Number),
     may("user", Shape::Text),

@@ -127,7 +127,7 @@ impl<'run> Assembler<'run> {
                 self.wait(Waiting::Leave { was })
             }
             Message::Gap(gap) => {
-                self.directories.gap(gap);
+                self.gap(gap);
                 Ok(())
             }
             Message::Ready { name, node, meta, signature } => {
@@ -185,12 +185,12 @@ impl<'run> Assembler<'run> {
             Ok(read) => read,
             Err(ReadError::Gap(reason)) => {
                 let gap = self.gap_at(&name, reason);
-                self.directories.gap(gap);
+                self.gap(gap);
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
         };
-        let FileRead { stat, own, body, size, read_bytes, steadiness } = read;
+        let FileRead { stat, own, body, size, read_bytes, steadiness, found } = read;
         count(&self.progress.read_bytes, read_bytes);
         let content = match body {
             Body::Laid(content) => Content::Known(content),
@@ -207,16 +207,23 @@ impl<'run> Assembler<'run> {
         }
         let mut signature = Signature::from(&stat);
         let meta = meta_of(&stat, own, link.group());
+        if steadiness == Steadiness::Steady || self.reader.is_mended() {
+            count(&self.progress.files, 1);
+            count(&self.progress.file_bytes, size);
+        }
         match steadiness {
-            Steadiness::Steady => {
-                count(&self.progress.files, 1);
-                count(&self.progress.file_bytes, size);
-            }
+            Steadiness::Steady => {}
             Steadiness::Changed => {
                 signature = Signature::NEVER;
                 let gap = self.gap_at(&name, GapReason::Changed);
-                self.directories.gap(gap);
+                self.gap(gap);
             }
+        }
+        if let Some(what) = found {
+            // Never believed unread: the next run is to say it again.
+            signature = Signature::NEVER;
+            let gap = self.gap_at(&name, GapReason::Corrupt { what });
+            self.gap(gap);
         }
         self.wait(Waiting::File { name, size, content, meta, signature })
     }
@@ -271,5 +278,13 @@ impl<'run> Assembler<'run> {
         let mut path = self.ahead.clone();
         push_name(&mut path, name);
         Gap { path, reason }
+    }
+
+    /// What changed or vanished meanwhile is no gap where somebody mends it.
+    fn gap(&mut self, gap: Gap) {
+        let moved = matches!(gap.reason, GapReason::Changed | GapReason::Vanished);
+        if !(moved && self.reader.is_mended()) {
+            self.directories.gap(gap);
+        }
     }
 }

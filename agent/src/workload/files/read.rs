@@ -2,7 +2,6 @@
 //! kept as holes. Compares before and after: what changed meanwhile is read again, and at
 //! last stored with the fact said. Leaves the page cache as it was.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -17,10 +16,12 @@ use strongroom_store::list::{ListBuilder, ListError};
 use strongroom_store::tree::SinkError;
 
 use crate::workload::files::gap::GapReason;
+use crate::workload::files::layout::Layout;
 use crate::workload::files::metadata::{
     FileKind, Own, Stat, flags_of, open_file, stat_of, xattrs_of,
 };
 use crate::workload::files::project::project_of;
+use crate::workload::files::witness::{Watching, Witness};
 use crate::workload::{ChunkSink, Through};
 
 /// Files up to this many bytes share bundles.
@@ -62,6 +63,8 @@ pub struct FileRead {
     /// Bytes asked of the disk, retries too.
     pub read_bytes: u64,
     pub steadiness: Steadiness,
+    /// What a witness found wrong with it.
+    pub found: Option<String>,
 }
 
 /// Whether a file held still.
@@ -125,6 +128,9 @@ impl Cutters {
     }
 }
 
+/// What looks at the file being read, if anything does.
+type Watched = Option<Box<dyn Watching>>;
+
 /// One thread's reader: its buffer and what it gives chunks to.
 pub struct Reader<'run> {
     sink: &'run dyn ChunkSink,
@@ -132,13 +138,25 @@ pub struct Reader<'run> {
     stops: [&'run AtomicBool; 2],
     buffer: Vec<u8>,
     dontcache: ReadWriteFlags,
+    witness: Option<&'run dyn Witness>,
 }
 
 impl<'run> Reader<'run> {
     /// A reader that stops early once one of `stops` is set.
     pub fn new(sink: &'run dyn ChunkSink, cutters: Cutters, stops: [&'run AtomicBool; 2]) -> Self {
         let dontcache = ReadWriteFlags::from_bits_retain(DONTCACHE);
-        Self { sink, cutters, stops, buffer: Vec::new(), dontcache }
+        Self { sink, cutters, stops, buffer: Vec::new(), dontcache, witness: None }
+    }
+
+    /// The same, where somebody knows the files.
+    #[must_use]
+    pub fn watched_by(self, witness: Option<&'run dyn Witness>) -> Self {
+        Self { witness, ..self }
+    }
+
+    /// Whether what changes while it is read is mended by whoever wrote it.
+    pub const fn is_mended(&self) -> bool {
+        self.witness.is_some()
     }
 
     /// Reads one file.
@@ -155,27 +173,38 @@ impl<'run> Reader<'run> {
             if stat.kind != FileKind::File {
                 return Err(ReadError::Gap(GapReason::Vanished));
             }
-            let (body, size) = self.body(file, &stat)?;
+            let mut watching = self.witness.and_then(|witness| witness.file(&wanted.name));
+            let (body, size) = self.body(file, &stat, &mut watching)?;
             read_bytes += size;
             let (xattrs, flags, project) = (xattrs_of(file)?, flags_of(file), project_of(file));
             let own = Own { xattrs, flags, project };
             let held = stat.same_content_as(&stat_of(file)?) && size == stat.size;
             let steadiness = if held { Steadiness::Steady } else { Steadiness::Changed };
             attempt += 1;
-            if held || attempt > RETRIES_MAX || stat.size > RETRY_BYTES_MAX {
-                return Ok(FileRead { stat, own, body, size, read_bytes, steadiness });
+            let enough = attempt > RETRIES_MAX || stat.size > RETRY_BYTES_MAX || self.is_mended();
+            if held || enough {
+                let found = watching.and_then(|watching| watching.found());
+                return Ok(FileRead { stat, own, body, size, read_bytes, steadiness, found });
             }
         }
     }
 
-    fn body(&mut self, file: BorrowedFd<'_>, stat: &Stat) -> Result<(Body, u64), ReadError> {
+    fn body(
+        &mut self,
+        file: BorrowedFd<'_>,
+        stat: &Stat,
+        watching: &mut Watched,
+    ) -> Result<(Body, u64), ReadError> {
         if stat.is_sparse() || stat.size > BUNDLED_BYTES_MAX {
-            return self.long(file, stat);
+            return self.long(file, stat, watching);
         }
         let wanted = usize::try_from(stat.size).unwrap_or(usize::MAX);
         let mut bytes = vec![0; wanted];
         let length = self.fill(file, &mut bytes, 0)?;
         bytes.truncate(length);
+        if let Some(watching) = watching {
+            watching.see(0, &bytes, file);
+        }
         let size = length as u64;
         if length <= INLINE_BYTES_MAX {
             return Ok((Body::Laid(FileContent::Inline(bytes)), size));
@@ -186,7 +215,12 @@ impl<'run> Reader<'run> {
 
     /// Chunks the data between the holes as one stream, so that neither many small holes nor
     /// one large one make small chunks.
-    fn long(&mut self, file: BorrowedFd<'_>, stat: &Stat) -> Result<(Body, u64), ReadError> {
+    fn long(
+        &mut self,
+        file: BorrowedFd<'_>,
+        stat: &Stat,
+        watching: &mut Watched,
+    ) -> Result<(Body, u64), ReadError> {
         let mut layout = Layout::default();
         let mut extents = ListBuilder::new();
         let cutter = self.cutters.of(stat.size);
@@ -207,6 +241,9 @@ impl<'run> Reader<'run> {
                 let wanted = room.min(usize::try_from(end - at).unwrap_or(usize::MAX));
                 let free = buffer.get_mut(held..held + wanted).unwrap_or_default();
                 let got = self.fill(file, free, at)?;
+                if let Some(watching) = watching {
+                    watching.see(at, free.get(..got).unwrap_or_default(), file);
+                }
                 layout.data(got as u64);
                 held += got;
                 at += got as u64;
@@ -311,62 +348,5 @@ fn next_data(file: BorrowedFd<'_>, at: u64, size: u64) -> io::Result<(u64, u64)>
     match rustix::fs::seek(file, SeekFrom::Hole(data)) {
         Ok(hole) => Ok((data, hole.clamp(data, size))),
         Err(_) => Ok((data, size)),
-    }
-}
-
-/// What the stream of data not yet in a chunk is in the file: data and the holes between.
-#[derive(Debug, Default)]
-struct Layout {
-    pieces: VecDeque<Piece>,
-}
-
-#[derive(Debug)]
-enum Piece {
-    Data(u64),
-    Hole(u64),
-}
-
-impl Layout {
-    fn hole(&mut self, length: u64) {
-        if length > 0 {
-            self.pieces.push_back(Piece::Hole(length));
-        }
-    }
-
-    fn data(&mut self, length: u64) {
-        match self.pieces.back_mut() {
-            Some(Piece::Data(last)) => *last += length,
-            _ if length > 0 => self.pieces.push_back(Piece::Data(length)),
-            _ => {}
-        }
-    }
-
-    /// Takes up to `most` bytes of data off the head, after the holes before it.
-    fn take_data(
-        &mut self,
-        most: usize,
-        extents: &mut ListBuilder,
-        sink: &dyn ChunkSink,
-    ) -> Result<usize, ReadError> {
-        self.flush_hole(extents, sink)?;
-        let Some(Piece::Data(left)) = self.pieces.front_mut() else { return Ok(most) };
-        let taken = (*left).min(most as u64);
-        *left -= taken;
-        if *left == 0 {
-            self.pieces.pop_front();
-        }
-        Ok(usize::try_from(taken).unwrap_or(most))
-    }
-
-    fn flush_hole(
-        &mut self,
-        extents: &mut ListBuilder,
-        sink: &dyn ChunkSink,
-    ) -> Result<(), ReadError> {
-        while let Some(Piece::Hole(length)) = self.pieces.front() {
-            extents.push(ChunkExtent::Hole { length: *length }, &mut Through(sink))?;
-            self.pieces.pop_front();
-        }
-        Ok(())
     }
 }
