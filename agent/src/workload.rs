@@ -7,6 +7,7 @@ pub mod btrfs;
 pub mod compose;
 pub mod files;
 pub mod moment;
+pub mod vm;
 
 use strongroom_protocol::opening::RefusalKind;
 use strongroom_protocol::{BlobKind, ChunkId, Reference};

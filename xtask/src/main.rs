@@ -16,6 +16,7 @@ mod relay;
 mod scale;
 mod sites;
 mod test;
+mod vm;
 
 use clap::{Parser, Subcommand};
 
@@ -42,6 +43,8 @@ enum Chore {
     Scale(scale::Arguments),
     /// Install what the tests need, build, run every test and a slice of every campaign
     Test,
+    /// Protect and boot a real machine under load, and kill the agent while it is frozen
+    Vm(vm::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -53,5 +56,6 @@ fn main() -> anyhow::Result<()> {
         Chore::Lint => lint::run(),
         Chore::Scale(arguments) => scale::run(&arguments),
         Chore::Test => test::run(),
+        Chore::Vm(arguments) => vm::run(&arguments),
     }
 }

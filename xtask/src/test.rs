@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::parts::{Parts, cargo, must};
-use crate::{bench, fuzz, kill, packages};
+use crate::{bench, fuzz, kill, packages, vm};
 
 /// Runs everything; the first failure ends it.
 pub(crate) fn run() -> Result<()> {
@@ -24,6 +24,7 @@ pub(crate) fn run() -> Result<()> {
     })?;
     parts.part("fuzz slice", fuzz::slice)?;
     parts.part("kill slice", kill::slice)?;
+    parts.part("vm slice", vm::slice)?;
     parts.part("bench slice", bench::slice)?;
     parts.finish();
     Ok(())

@@ -3,14 +3,16 @@
 use std::str::FromStr;
 
 use serde_json::Value;
-use strongroom_protocol::JobId;
 use strongroom_protocol::control::AppKind;
 use strongroom_protocol::opening::{Refusal, RefusalKind};
+use strongroom_protocol::{Chain, JobId};
 
 use crate::holder::Holding;
 use crate::orders::Hands;
+use crate::protect::view as view_of;
 use crate::quiesce::Viewed;
 use crate::workload::moment::{Memory, Moment};
+use crate::workload::{Workload as _, vm};
 
 /// What the policy file says of an application: words by key.
 #[derive(Clone, Debug, Default)]
@@ -71,8 +73,10 @@ pub(crate) struct Place<'run> {
 
 /// The ways of holding an application still, for a holder process.
 pub fn held(what: &str, about: &Value) -> Option<Result<Box<dyn Holding>, String>> {
-    let _ = (what, about);
-    None
+    match what {
+        vm::guest::GUEST_AGENT => Some(vm::guest::holding(about)),
+        _ => None,
+    }
 }
 
 /// Makes the application quiet, takes its view, lets it go.
@@ -81,7 +85,17 @@ pub(crate) fn view(
     settings: &Settings,
     place: &Place<'_>,
 ) -> Result<Viewed<Box<dyn Moment>>, Refusal> {
-    let _ = (settings, place.job, place.memory, &place.hands.journal);
-    let text = format!("this agent cannot protect workloads of kind {}", kind.as_str());
-    Err(Refusal::new(RefusalKind::Invalid, text))
+    match kind {
+        AppKind::Vm => {
+            let refused = |error: &vm::VmError| {
+                Refusal::new(vm::VmWorkload::refusal(error), Chain(error).to_string())
+            };
+            view_of(&vm::VmWorkload::of(settings, place).map_err(|error| refused(&error))?)
+        }
+        _ => {
+            let _ = place.job;
+            let text = format!("this agent cannot protect workloads of kind {}", kind.as_str());
+            Err(Refusal::new(RefusalKind::Invalid, text))
+        }
+    }
 }
