@@ -96,7 +96,7 @@ impl Kernel {
         let listing = std::fs::read_dir(dir).map_err(system(doing()))?;
         let archive = listing.flatten().map(|entry| entry.path());
         let mut archive = archive.filter(|path| path.extension().is_some_and(|e| e == "deb"));
-        let archive = archive.next().ok_or(io::ErrorKind::NotFound.into());
+        let archive = archive.next().ok_or_else(|| io::ErrorKind::NotFound.into());
         let archive = archive.map_err(system(doing()))?;
         let mut unpack = Command::new("dpkg-deb");
         run(unpack.arg("-x").arg(&archive).arg(dir), "dpkg-deb", "dpkg")?;

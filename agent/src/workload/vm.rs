@@ -137,7 +137,9 @@ pub enum VmError {
     #[error("machine {machine} cannot be protected")]
     Qmp { machine: String, source: QmpError },
     /// The scratch directory.
-    #[error("{} cannot hold what machine {machine} overwrites meanwhile: {why}", .scratch.display())]
+    #[error(
+        "{} cannot hold what machine {machine} overwrites meanwhile: {why}", .scratch.display()
+    )]
     Scratch { machine: String, scratch: PathBuf, why: String },
     /// What the policy says.
     #[error("the policy of this machine cannot be followed")]
@@ -275,12 +277,12 @@ impl Workload for VmWorkload {
             Ok(held) => held,
             Err(error) => return self.unquiet(since, Chain(&error).to_string()),
         };
-        let mut evidence = Evidence::default();
         // Windows tells its applications; elsewhere only hooks in the guest could.
-        evidence.consistency = match frozen.system.as_deref() {
+        let consistency = match frozen.system.as_deref() {
             Some("mswindows") => Consistency::Application,
             _ => Consistency::Filesystem,
         };
+        let mut evidence = Evidence { consistency, ..Evidence::default() };
         if frozen.count == 0 {
             evidence.downgrade(Consistency::Crash, "the guest agent froze no file system");
         }

@@ -103,7 +103,7 @@ impl Lab {
             LabDisk { path, format: format.to_owned(), name: name.to_owned() }
         };
         let disks = vec![disk("vda", "qcow2", 256 * MIB), disk("vdb", "raw", 64 * MIB)];
-        let boot = Boot::Kernel { image: kernel.image.clone(), initrd, words: String::new() };
+        let boot = Boot::Kernel { image: kernel.image, initrd, words: String::new() };
         let memory = Memory {
             dir: dir.path().join("memory"),
             repo: RepoId::fresh(1),

@@ -351,7 +351,8 @@ enum MomentError {
     #[error("the machine ended the view of the moment while it was read")]
     Lost,
     #[error(
-        "{} is nearly full, and the backup was given up before the guest could be held up by it;          name a larger place with the key `scratch`", .dir.display()
+        "{} is nearly full, and the backup was given up before the guest was held up; name a \
+         larger place with the key `scratch`", .dir.display()
     )]
     Scratch { dir: PathBuf },
 }

@@ -258,9 +258,7 @@ mod tests {
         written(&path, &mark, &[Known::Hole; 5]).keep().unwrap();
         let refused = |mark: Mark| Remembered::open(&path, &mark).unwrap_err();
         assert!(refused(Mark { bytes: 6 << 16, ..mark.clone() }).contains("resized from 327680"));
-        assert!(
-            refused(Mark { identity: "n".to_owned(), ..mark.clone() }).contains("another disk")
-        );
+        assert!(refused(Mark { identity: "n".to_owned(), ..mark }).contains("another disk"));
         let other = Mark { point: PointId::fresh(2), ..mark.clone() };
         assert!(refused(other).contains("another point"));
         let mut bytes = std::fs::read(&path).unwrap();
