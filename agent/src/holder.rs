@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use child::{Held, Holding, serve};
-pub use note::reap;
+pub use note::{reap, reap_note};
 
 /// The word by which this program becomes a holder.
 pub const HOLDER_WORD: &str = "freeze-holder";
@@ -89,7 +89,11 @@ impl Holder {
         Self::hold_by(&program, order)
     }
 
-    fn hold_by(program: &Path, order: &Order) -> Result<Self, HolderError> {
+    /// The same by a program that knows [`HOLDER_WORD`].
+    ///
+    /// # Errors
+    /// Nothing is held.
+    pub fn hold_by(program: &Path, order: &Order) -> Result<Self, HolderError> {
         let mut command = Command::new(program);
         command.arg(HOLDER_WORD).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(HolderError::Process)?;

@@ -8,6 +8,7 @@ pub mod compose;
 pub mod files;
 pub mod moment;
 pub mod postgres;
+pub mod vm;
 
 use strongroom_protocol::opening::RefusalKind;
 use strongroom_protocol::{BlobKind, ChunkId, Reference};

@@ -21,6 +21,7 @@ mod run_node;
 mod token;
 mod try_it;
 mod verify;
+mod vm;
 
 use clap::{CommandFactory, Subcommand};
 use strongroom_protocol::admin::{Pinned, Request};
@@ -63,6 +64,7 @@ pub(crate) enum Command {
     Dump(dump::DumpArgs),
     Restore(restore::RestoreArgs),
     Verify(verify::VerifyArgs),
+    Vm(vm::VmArgs),
     Hold(orders::HoldArgs),
     /// Keep a point until it is unpinned
     Pin(orders::PinArgs),
@@ -103,6 +105,7 @@ impl Command {
             Self::Dump(args) => args.run(session).await,
             Self::Restore(args) => args.run(session).await,
             Self::Verify(args) => args.run(session).await,
+            Self::Vm(args) => args.run(session).await,
             Self::Media(args) => args.run(session).await,
             Self::Status => questions::status(session).await,
             Self::Completions(args) => args.run(session, Arguments::command()),

@@ -17,6 +17,8 @@ const WIDTH_MIN: u16 = 60;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Json,
+    /// For whoever asked on behalf of another command, which prints.
+    Nobody,
     People,
 }
 
@@ -45,6 +47,11 @@ impl Output {
         Self { format, face: Face { now, zone: TimeZone::system(), width } }
     }
 
+    /// The same without answers; remarks are still made.
+    pub(crate) fn without_answers(&self) -> Self {
+        Self { format: Format::Nobody, face: self.face.clone() }
+    }
+
     /// Whether machines read it.
     pub(crate) fn is_json(&self) -> bool {
         self.format == Format::Json
@@ -57,6 +64,9 @@ impl Output {
 
     /// A line, or several, of text.
     pub(crate) fn text(&self, text: &str) -> io::Result<()> {
+        if self.format == Format::Nobody {
+            return Ok(());
+        }
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
         match text.ends_with('\n') {
@@ -79,6 +89,7 @@ impl Output {
     pub(crate) fn answer(&self, response: &Response) -> io::Result<()> {
         match self.format {
             Format::Json => self.json(&bare(response)?),
+            Format::Nobody => Ok(()),
             Format::People => self.text(&show::response(response, &self.face)),
         }
     }
@@ -91,6 +102,7 @@ impl Output {
     ) -> io::Result<()> {
         match self.format {
             Format::Json => self.json(value),
+            Format::Nobody => Ok(()),
             Format::People => self.text(&text(&self.face)),
         }
     }

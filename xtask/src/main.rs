@@ -18,6 +18,7 @@ mod scale;
 mod sites;
 mod stage;
 mod test;
+mod vm;
 
 use clap::{Parser, Subcommand};
 
@@ -46,6 +47,8 @@ enum Chore {
     Scale(scale::Arguments),
     /// Install what the tests need, build, run every test and a slice of every campaign
     Test,
+    /// Protect and boot a real machine under load, and kill the agent while it is frozen
+    Vm(vm::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -58,5 +61,6 @@ fn main() -> anyhow::Result<()> {
         Chore::Postgres(arguments) => postgres::run(&arguments),
         Chore::Scale(arguments) => scale::run(&arguments),
         Chore::Test => test::run(),
+        Chore::Vm(arguments) => vm::run(&arguments),
     }
 }

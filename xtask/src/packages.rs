@@ -1,6 +1,9 @@
 //! The Debian packages the tests run against. Installed only when a program is missing, without
 //! recommended extras; when that cannot be done the run fails and says which package is wanted.
 
+mod backports;
+pub(crate) mod kernel;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -14,6 +17,20 @@ struct Wanted {
     package: &'static str,
     why: &'static str,
 }
+
+/// A machine in a guest of busybox, for the workloads that are virtual machines.
+const GUEST: &[Wanted] = &[
+    Wanted { program: "busybox", package: "busybox-static", why: "a guest in memory" },
+    Wanted { program: "cpio", package: "cpio", why: "a guest in memory" },
+    Wanted { program: "depmod", package: "kmod", why: "the modules of a guest's kernel" },
+    Wanted { program: "mke2fs", package: "e2fsprogs", why: "the disks of a guest" },
+];
+/// All of QEMU in one version: one that is partly there would lose what it has.
+const QEMU: &[Wanted] = &[
+    Wanted { program: "qemu-system-x86_64", package: "qemu-system-x86", why: "real machines" },
+    Wanted { program: "qemu-nbd", package: "qemu-utils", why: "a real block device server" },
+    Wanted { program: "qemu-ga", package: "qemu-guest-agent", why: "the agent in a guest" },
+];
 
 const WANTED: &[Wanted] = &[
     Wanted { program: "rsync", package: "rsync", why: "an independent copy to compare with" },
@@ -29,36 +46,51 @@ const SYSTEM_FOLDERS: &[&str] = &["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 /// Installs what is missing; afterwards every program is there or the run has failed.
 pub(crate) fn ensure() -> Result<()> {
-    let missing: Vec<&Wanted> = WANTED.iter().filter(|wanted| !present(wanted.program)).collect();
+    let plain: Vec<&Wanted> = WANTED.iter().chain(GUEST).collect();
+    bring(&plain, &[], &[])?;
+    let qemu: Vec<&Wanted> = QEMU.iter().collect();
+    if qemu.iter().any(|wanted| !present(wanted.program)) {
+        let apt = backports::Apt::make()?;
+        bring(&qemu, &apt.options(), &["-t", &apt.release])?;
+    }
+    kernel::ensure()
+}
+
+fn bring(wanted: &[&Wanted], options: &[String], release: &[&str]) -> Result<()> {
+    let missing: Vec<&&Wanted> = wanted.iter().filter(|wanted| !present(wanted.program)).collect();
     if missing.is_empty() {
-        println!("    all {} programs are there", WANTED.len());
+        println!("    all {} programs are there", wanted.len());
         return Ok(());
     }
     for wanted in &missing {
         println!("    missing: {} (package {}): {}", wanted.program, wanted.package, wanted.why);
     }
-    let packages: Vec<&str> = missing.iter().map(|wanted| wanted.package).collect();
-    install(&packages)?;
-    let still: Vec<&str> = missing
-        .iter()
-        .filter(|wanted| !present(wanted.program))
-        .map(|wanted| wanted.program)
-        .collect();
+    // With a release of its own the whole group comes from it.
+    let group = if release.is_empty() {
+        missing.iter().map(|w| w.package).collect()
+    } else {
+        wanted.iter().map(|wanted| wanted.package).collect::<Vec<_>>()
+    };
+    install(&group, options, release)?;
+    let still = missing.iter().filter(|wanted| !present(wanted.program));
+    let still: Vec<&str> = still.map(|wanted| wanted.program).collect();
     if still.is_empty() {
         return Ok(());
     }
-    bail!("installed {packages:?}, but {still:?} cannot be found")
+    bail!("installed {group:?}, but {still:?} cannot be found")
 }
 
-fn install(packages: &[&str]) -> Result<()> {
+fn install(packages: &[&str], options: &[String], release: &[&str]) -> Result<()> {
     if !present("apt-get") {
         bail!("the tests need the Debian packages {packages:?}, and there is no apt-get here");
     }
     let wish =
         || format!("as root: apt-get install --no-install-recommends {}", packages.join(" "));
-    must(apt_get(&["update"])?.stdout(Stdio::null())).with_context(wish)?;
+    let mut update = apt_get(&["update"])?;
+    must(update.args(options).stdout(Stdio::null())).with_context(wish)?;
     let mut install = apt_get(&["install", "--yes", "--no-install-recommends"])?;
-    must(install.args(packages).stdout(Stdio::null())).with_context(wish)
+    install.args(options).args(release).args(packages);
+    must(install.stdout(Stdio::null())).with_context(wish)
 }
 
 fn apt_get(arguments: &[&str]) -> Result<Command> {
@@ -69,7 +101,8 @@ fn apt_get(arguments: &[&str]) -> Result<Command> {
         sudo.args(["--non-interactive", "apt-get"]);
         sudo
     };
-    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    command.args(arguments).args(["-o", "DPkg::Lock::Timeout=600"]);
+    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
     Ok(command)
 }
 

@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::parts::{Parts, cargo, must};
-use crate::{bench, fuzz, kill, packages, postgres};
+use crate::{bench, fuzz, kill, packages, postgres, vm};
 
 /// Runs everything; the first failure ends it.
 pub(crate) fn run() -> Result<()> {
@@ -25,6 +25,7 @@ pub(crate) fn run() -> Result<()> {
     parts.part("fuzz slice", fuzz::slice)?;
     parts.part("kill slice", kill::slice)?;
     parts.part("postgres slice", postgres::slice)?;
+    parts.part("vm slice", vm::slice)?;
     parts.part("bench slice", bench::slice)?;
     parts.finish();
     Ok(())

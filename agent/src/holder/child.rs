@@ -78,15 +78,15 @@ pub fn serve(held: Held) -> bool {
         Err(why) => {
             // Begun and not done counts as begun: it is let go all the same.
             let thawed = thaw(holding.as_mut());
-            if thawed.is_ok() {
-                note.map(Note::forget);
+            if let (Ok(_), Some(note)) = (&thawed, note) {
+                note.forget();
             }
             return fail(&why, thawed.is_ok());
         }
     };
     let thawed = thaw(holding.as_mut());
-    if thawed.is_ok() {
-        note.map(Note::forget);
+    if let (Ok(_), Some(note)) = (&thawed, note) {
+        note.forget();
     }
     let whole = thawed.is_ok();
     match (thawed, expired) {

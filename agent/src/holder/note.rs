@@ -72,6 +72,21 @@ pub fn reap(dir: &Path, held: Held) -> io::Result<Vec<(PathBuf, Result<(), Strin
     Ok(ended)
 }
 
+/// Ends the freeze of this note, if there is one whose holder is gone.
+pub fn reap_note(path: &Path, held: Held) {
+    let path = path.with_extension(SUFFIX.trim_start_matches('.'));
+    let Ok(file) = File::open(&path) else { return };
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return;
+    }
+    match end(&path, held) {
+        Ok(()) => Note { path, _lock: file }.forget(),
+        Err(why) => {
+            tracing::error!(path = %path.display(), why, "a freeze left behind stays");
+        }
+    }
+}
+
 fn end(path: &Path, held: Held) -> Result<(), String> {
     let text = fs::read(path).map_err(|error| error.to_string())?;
     // Never whole: nothing was frozen yet.

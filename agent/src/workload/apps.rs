@@ -17,6 +17,7 @@ use crate::workload::postgres::error::PgError;
 use crate::workload::postgres::log::PgLog;
 use crate::workload::postgres::settings::{Cluster, Mode};
 use crate::workload::postgres::{self, PgWorkload};
+use crate::workload::{Workload as _, vm};
 
 /// What the policy file says of an application: words by key.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +78,10 @@ pub(crate) struct Place<'run> {
 
 /// The ways of holding an application still, for a holder process.
 pub fn held(what: &str, about: &Value) -> Option<Result<Box<dyn Holding>, String>> {
-    postgres::held(what, about)
+    match what {
+        vm::guest::GUEST_AGENT => Some(vm::guest::holding(about)),
+        what => postgres::held(what, about),
+    }
 }
 
 /// Makes the application quiet, takes its view, lets it go.
@@ -86,11 +90,20 @@ pub(crate) fn view(
     settings: &Settings,
     place: &Place<'_>,
 ) -> Result<Viewed<Box<dyn Moment>>, Refusal> {
-    if kind == AppKind::Postgres {
-        return postgres_view(settings, place);
+    match kind {
+        AppKind::Postgres => postgres_view(settings, place),
+        AppKind::Vm => {
+            let refused = |error: &vm::VmError| {
+                Refusal::new(vm::VmWorkload::refusal(error), Chain(error).to_string())
+            };
+            let machine = vm::VmWorkload::of(settings, place).map_err(|error| refused(&error))?;
+            protect::view(&machine)
+        }
+        AppKind::Directory => {
+            let text = format!("this agent cannot protect workloads of kind {}", kind.as_str());
+            Err(Refusal::new(RefusalKind::Invalid, text))
+        }
     }
-    let text = format!("this agent cannot protect workloads of kind {}", kind.as_str());
-    Err(Refusal::new(RefusalKind::Invalid, text))
 }
 
 fn postgres_view(

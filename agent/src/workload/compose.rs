@@ -2,6 +2,8 @@
 //! from memory, streams from elsewhere. Promises the same pages whatever order the parts were
 //! made in; refuses a part twice.
 
+pub mod blocks;
+
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -22,34 +22,34 @@ use crate::session::{Session, unexpected};
 pub(crate) struct RestoreArgs {
     /// A point, or a path in it: an id, its last 8 digits, or latest:WORKLOAD
     #[arg(value_name = "POINT[:PATH]", value_parser = point_at())]
-    at: PointAt,
+    pub(super) at: PointAt,
     /// The directory of this host to restore into
     #[arg(long, value_name = "DIR", required_unless_present = "on", conflicts_with = "on")]
-    to: Option<PathBuf>,
+    pub(super) to: Option<PathBuf>,
     /// Only what fits this glob, as in .gitignore; may be repeated
     #[arg(long, value_name = "GLOB")]
-    select: Vec<String>,
+    pub(super) select: Vec<String>,
     /// Which copy: primary, secondary, or a site
     #[arg(long, value_name = "COPY", conflicts_with = "media")]
-    from: Option<String>,
+    pub(super) from: Option<String>,
     /// Straight from the cartridges in this library's directory, without any node
     #[arg(long, value_name = "DIR", conflicts_with = "on")]
-    media: Option<PathBuf>,
+    pub(super) media: Option<PathBuf>,
     #[command(flatten)]
-    opener: OpenerArgs,
+    pub(super) opener: OpenerArgs,
     /// With --media: where packs from the cartridges are put meanwhile
     #[arg(long, value_name = "DIR", requires = "media")]
-    staging: Option<PathBuf>,
+    pub(super) staging: Option<PathBuf>,
     /// What happens to what is there already
     #[arg(long, value_enum, default_value_t = Overwrite::Never)]
-    overwrite: Overwrite,
+    pub(super) overwrite: Overwrite,
     /// On the host of this agent, into this directory of it
     #[arg(long, value_name = "AGENT:/PATH")]
-    on: Option<String>,
+    pub(super) on: Option<String>,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-enum Overwrite {
+pub(super) enum Overwrite {
     /// It stays, and is counted
     Never,
     /// It is made right where it differs

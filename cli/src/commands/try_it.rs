@@ -8,30 +8,24 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use crate::failure::{Ending, Failure};
-use crate::lab::{self, Lab, Telling, table};
+use crate::lab::{self, Lab, Telling, machine, table};
 use crate::output::Output;
 use crate::session::{Session, blocking};
 
 /// Trees found on nearly every Linux, largest first.
 const USUAL_TREES: [&str; 4] = ["/usr/share/doc", "/usr/share", "/usr/lib", "/etc"];
 
-/// What is protected.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// A tree of files
-    Files,
-    /// A real server of PostgreSQL under load, from what is installed
-    Postgres,
-}
-
 /// Make two sites here, protect a tree, lose one site, then both, and restore each time
 #[derive(Args, Debug)]
 pub(crate) struct TryArgs {
-    /// The tree to protect; it is only read.
-    path: Option<PathBuf>,
-    /// What to protect.
+    /// What is protected
     #[arg(long, value_enum, default_value_t = Kind::Files)]
     workload: Kind,
+    /// With `--workload vm`: where a Debian kernel is unpacked, or put
+    #[arg(long, value_name = "DIR")]
+    kernel: Option<PathBuf>,
+    /// The tree to protect; it is only read.
+    path: Option<PathBuf>,
     /// Where to make the lab (a new directory); the default is beside the system's other
     /// temporary directories.
     #[arg(long)]
@@ -39,6 +33,17 @@ pub(crate) struct TryArgs {
     /// Leave the two sites running and say how to use them.
     #[arg(long)]
     keep: bool,
+}
+
+/// What the lab protects.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A tree of files of this host
+    Files,
+    /// A real server of PostgreSQL under load, from what is installed
+    Postgres,
+    /// A virtual machine of the lab's own
+    Vm,
 }
 
 impl TryArgs {
@@ -59,13 +64,14 @@ impl TryArgs {
         }
         let source = match self.workload {
             Kind::Files => source(self.path)?,
-            Kind::Postgres => PathBuf::new(),
+            Kind::Postgres | Kind::Vm => PathBuf::new(),
         };
         let dir = directory(self.dir)?;
         let tell = Telling::new();
         let told = match self.workload {
             Kind::Files => story(&dir, &source, &tell, self.keep, out),
             Kind::Postgres => application(lab::postgres(&dir, &tell), &tell, out),
+            Kind::Vm => machine::story(&dir, self.kernel.as_deref(), &tell, out),
         };
         tell.end();
         match told {

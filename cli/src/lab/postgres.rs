@@ -65,7 +65,7 @@ pub(crate) fn story(dir: &Path, tell: &Telling) -> anyhow::Result<Lab> {
     cluster.run(&["pgbench", "-i", "-q", "-s", SCALE])?;
     cluster.ask(RIGHTS)?;
     let mut lab = Lab::raise(dir, &cluster.data, tell)?;
-    lab.workload = CLUSTER;
+    CLUSTER.clone_into(&mut lab.watched);
     for secret in ["passphrase", "recovery-key"] {
         fs::set_permissions(dir.join(secret), fs::Permissions::from_mode(0o600))?;
     }

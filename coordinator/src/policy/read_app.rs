@@ -61,13 +61,13 @@ const DIRECTORY: &[Key] = &[
 ];
 const VM: &[Key] = &[
     must("machine", Shape::Text, "machine = \"web1\""),
-    may("libvirt", Shape::Text),
-    may("qmp", Shape::Path),
+    must("qmp", Shape::Path, "qmp = \"/run/vm/web1.qmp\""),
     may("guest_agent", Shape::Path),
     may("quiesce", Shape::OneOf(&["required", "wanted", "never"])),
     may("freeze_deadline", Shape::Duration),
     may("exclude", Shape::List),
     may("keep", Shape::List),
+    may("scratch", Shape::Path),
 ];
 
 const fn table(kind: AppKind) -> &'static [Key] {
