@@ -1,6 +1,7 @@
 //! What the tests share: an in-memory network under a paused clock, a seeded source of chance,
 //! one value of every message, the bodies of the fuzz targets, and the checkout's own text.
 
+pub mod domain;
 pub mod fuzzing;
 pub mod lab;
 pub mod mounted;

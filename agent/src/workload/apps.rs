@@ -3,13 +3,15 @@
 use std::str::FromStr;
 
 use serde_json::Value;
-use strongroom_protocol::JobId;
 use strongroom_protocol::control::AppKind;
 use strongroom_protocol::opening::{Refusal, RefusalKind};
+use strongroom_protocol::{Chain, JobId};
 
 use crate::holder::Holding;
 use crate::orders::Hands;
 use crate::quiesce::Viewed;
+use crate::workload::Workload;
+use crate::workload::directory::DirectoryWorkload;
 use crate::workload::moment::{Memory, Moment};
 
 /// What the policy file says of an application: words by key.
@@ -81,7 +83,14 @@ pub(crate) fn view(
     settings: &Settings,
     place: &Place<'_>,
 ) -> Result<Viewed<Box<dyn Moment>>, Refusal> {
-    let _ = (settings, place.job, place.memory, &place.hands.journal);
+    let _ = (place.job, place.memory, &place.hands.journal);
+    if kind == AppKind::Directory {
+        let workload = DirectoryWorkload::of(settings).map_err(|error| {
+            let refused = DirectoryWorkload::refusal(&error);
+            Refusal::new(refused, Chain(&error).to_string())
+        })?;
+        return crate::protect::view(&workload);
+    }
     let text = format!("this agent cannot protect workloads of kind {}", kind.as_str());
     Err(Refusal::new(RefusalKind::Invalid, text))
 }
