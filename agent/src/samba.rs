@@ -2,6 +2,7 @@
 //! namespace of its own, gone with what holds it. Needs root and Debian's Samba; says what is
 //! missing. The password is known to everybody: it is reached from this host alone.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -13,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process};
 
-use crate::workload::directory::carry::{CarryError, Carrier, Outcome};
+use crate::workload::directory::carry::{Carrier, CarryError, Outcome};
 use crate::workload::directory::change::{Act, Change, Edit};
 use crate::workload::directory::ldap::Server;
-use crate::workload::directory::object::Attributes;
+use crate::workload::directory::object::{Attributes, depth};
 
 /// The administrator's.
 pub const PASSWORD: &str = "Passw0rd.123";
@@ -138,7 +139,8 @@ impl Controller {
     /// It does not.
     pub fn start(&mut self) -> Result<(), SambaError> {
         let log = self.dir.join("samba.log");
-        let out = fs::File::create(&log).map_err(|source| missing("no log can be written", source))?;
+        let out =
+            fs::File::create(&log).map_err(|source| missing("no log can be written", source))?;
         let both = out.try_clone().map_err(|source| missing("no log can be written", source))?;
         // A socket of winbind has its place compiled in: each gets a /run/samba of its own.
         let script = "mkdir -p /run/samba && mount -t tmpfs tmpfs /run/samba && \
@@ -304,10 +306,16 @@ pub async fn fill(carrier: &Carrier, name: &str, shape: Shape) -> Result<Outcome
     let mut phases = vec![vec![add(&top, "organizationalUnit", &[])]];
     phases.push((0..units).map(|n| add(&unit(n), "organizationalUnit", &[])).collect());
     let mut objects: Vec<Change> = (0..shape.users).map(|n| person(name, &user(n), n)).collect();
-    objects.extend((0..units).map(|n| add(&group(n), "group", &[
-        ("sAMAccountName", format!("{name}-g{n}").into_bytes()),
-        ("description", format!("unit {n}").into_bytes()),
-    ])));
+    objects.extend((0..units).map(|n| {
+        add(
+            &group(n),
+            "group",
+            &[
+                ("sAMAccountName", format!("{name}-g{n}").into_bytes()),
+                ("description", format!("unit {n}").into_bytes()),
+            ],
+        )
+    }));
     objects.push(add(&all, "group", &[("sAMAccountName", format!("{name}-all").into_bytes())]));
     phases.push(objects);
     let members = |dn: String, numbers: Vec<usize>| {
@@ -336,19 +344,39 @@ pub async fn fill(carrier: &Carrier, name: &str, shape: Shape) -> Result<Outcome
     Ok(outcome)
 }
 
+/// Deletes an object with everything below it, children first; how many that were.
+///
+/// # Errors
+/// The server is gone.
+pub async fn delete(carrier: &Carrier, dn: &str) -> Result<u64, CarryError> {
+    let mut levels: BTreeMap<usize, Vec<Change>> = BTreeMap::new();
+    for object in carrier.reader.below(dn, "(!(isDeleted=TRUE))").await? {
+        let level = depth(&object.dn);
+        levels.entry(level).or_default().push(Change::Delete { dn: object.dn });
+    }
+    let phases: Vec<Vec<Change>> = levels.into_values().rev().collect();
+    let mut outcome = Outcome::default();
+    carrier.run(&phases, &mut outcome).await?;
+    Ok(outcome.changes)
+}
+
 fn person(name: &str, dn: &str, number: usize) -> Change {
     let low = number.to_le_bytes();
-    add(dn, "user", &[
-        ("sAMAccountName", format!("{name}-{number}").into_bytes()),
-        ("userPrincipalName", format!("{name}-{number}@test.lan").into_bytes()),
-        ("givenName", format!("Given {number}").into_bytes()),
-        ("sn", format!("L\u{e9}vy {number}").into_bytes()),
-        ("description", format!("the user number {number} of {name}").into_bytes()),
-        ("telephoneNumber", format!("+44 20 {number:07}").into_bytes()),
-        ("department", format!("D{}", number % 7).into_bytes()),
-        ("jpegPhoto", [&[0xff, 0xd8, 0xff, 0x00], low.as_slice()].concat()),
-        ("userAccountControl", b"514".to_vec()),
-    ])
+    add(
+        dn,
+        "user",
+        &[
+            ("sAMAccountName", format!("{name}-{number}").into_bytes()),
+            ("userPrincipalName", format!("{name}-{number}@test.lan").into_bytes()),
+            ("givenName", format!("Given {number}").into_bytes()),
+            ("sn", format!("L\u{e9}vy {number}").into_bytes()),
+            ("description", format!("the user number {number} of {name}").into_bytes()),
+            ("telephoneNumber", format!("+44 20 {number:07}").into_bytes()),
+            ("department", format!("D{}", number % 7).into_bytes()),
+            ("jpegPhoto", [&[0xff, 0xd8, 0xff, 0x00], low.as_slice()].concat()),
+            ("userAccountControl", b"514".to_vec()),
+        ],
+    )
 }
 
 fn add(dn: &str, class: &str, values: &[(&str, Vec<u8>)]) -> Change {

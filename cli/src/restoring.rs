@@ -107,7 +107,8 @@ fn lacks(brought: &Brought) -> Vec<String> {
     }]
 }
 
-fn find(points: Vec<MediaPoint>, wanted: &PointRef) -> Result<MediaPoint, Failure> {
+/// The point that is meant, of those on media.
+pub(crate) fn find(points: Vec<MediaPoint>, wanted: &PointRef) -> Result<MediaPoint, Failure> {
     let known: Vec<_> = points
         .iter()
         .filter_map(|point| {

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::parts::must;
 
-/// A program a test runs, the package that brings it, and what for.
+/// A program a test runs, the package that brings it (with others it needs, after spaces), and
+/// what for.
 struct Wanted {
     program: &'static str,
     package: &'static str,
@@ -20,6 +21,14 @@ const WANTED: &[Wanted] = &[
     Wanted { program: "setfattr", package: "attr", why: "extended attributes of test trees" },
     Wanted { program: "setfacl", package: "acl", why: "access control lists of test trees" },
     Wanted { program: "mkfs.btrfs", package: "btrfs-progs", why: "snapshots of a real btrfs" },
+    Wanted {
+        program: "samba-tool",
+        package: "samba samba-ad-dc samba-ad-provision samba-dsdb-modules samba-vfs-modules",
+        why: "a real Active Directory",
+    },
+    Wanted { program: "winbindd", package: "winbind", why: "a real domain controller" },
+    Wanted { program: "ldapsearch", package: "ldap-utils", why: "a second reader of a domain" },
+    Wanted { program: "ip", package: "iproute2", why: "a network for each domain controller" },
     Wanted { program: "sqlite3", package: "sqlite3", why: "a second reader of the catalog" },
 ];
 
@@ -36,7 +45,7 @@ pub(crate) fn ensure() -> Result<()> {
     for wanted in &missing {
         println!("    missing: {} (package {}): {}", wanted.program, wanted.package, wanted.why);
     }
-    let packages: Vec<&str> = missing.iter().map(|wanted| wanted.package).collect();
+    let packages: Vec<&str> = missing.iter().flat_map(|wanted| wanted.package.split(' ')).collect();
     install(&packages)?;
     let still: Vec<&str> = missing
         .iter()

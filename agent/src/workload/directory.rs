@@ -2,13 +2,13 @@
 //! domain by `samba-tool` where it is asked for. Nothing is held still: what a point claims is
 //! that nothing had changed when it was looked at last.
 
-pub mod picture;
 pub mod carry;
 pub mod change;
 pub mod compare;
 pub mod domain;
 pub mod ldap;
 pub mod object;
+pub mod picture;
 pub mod plan;
 pub mod read;
 pub mod schema;

@@ -134,7 +134,10 @@ fn agent_and_path(text: &str) -> Result<(NodeName, String), Failure> {
 }
 
 /// The site that holds the copy that was named.
-fn copy_site(session: &Session, from: Option<&str>) -> Result<Option<SiteName>, Failure> {
+pub(crate) fn copy_site(
+    session: &Session,
+    from: Option<&str>,
+) -> Result<Option<SiteName>, Failure> {
     let role = match from {
         None => return Ok(session.site.clone()),
         Some("primary") => Role::Coordinator,

@@ -5,10 +5,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::failure::{Ending, Failure};
-use crate::lab::{Lab, Telling, table};
+use crate::lab::{Lab, Telling, domain, table};
 use crate::output::Output;
 use crate::session::{Session, blocking};
 
@@ -18,6 +18,12 @@ const USUAL_TREES: [&str; 4] = ["/usr/share/doc", "/usr/share", "/usr/lib", "/et
 /// Make two sites here, protect a tree, lose one site, then both, and restore each time
 #[derive(Args, Debug)]
 pub(crate) struct TryArgs {
+    /// What is protected
+    #[arg(long, value_enum, default_value_t = Kind::Tree)]
+    workload: Kind,
+    /// With `--workload ad`: how many users the domain has; a quarter of them is lost
+    #[arg(long, value_name = "COUNT", default_value_t = 400)]
+    users: usize,
     /// The tree to protect; it is only read.
     path: Option<PathBuf>,
     /// Where to make the lab (a new directory); the default is beside the system's other
@@ -27,6 +33,15 @@ pub(crate) struct TryArgs {
     /// Leave the two sites running and say how to use them.
     #[arg(long)]
     keep: bool,
+}
+
+/// What the lab protects.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A tree of files of this host
+    Tree,
+    /// A domain of Samba (Active Directory) of the lab's own
+    Ad,
 }
 
 impl TryArgs {
@@ -42,10 +57,19 @@ impl TryArgs {
     }
 
     fn tell(self, out: &Output) -> anyhow::Result<bool> {
-        let source = source(self.path)?;
-        let dir = directory(self.dir)?;
-        let tell = Telling::new();
-        let told = story(&dir, &source, &tell, self.keep, out);
+        let (path, tell) = (self.path, Telling::new());
+        let (dir, told) = match self.workload {
+            Kind::Tree => {
+                let (source, dir) = (source(path)?, directory(self.dir)?);
+                let told = story(&dir, &source, &tell, self.keep, out);
+                (dir, told)
+            }
+            Kind::Ad => {
+                let dir = directory(self.dir)?;
+                let told = domain::story(&dir, self.users, &tell, out);
+                (dir, told)
+            }
+        };
         tell.end();
         match told {
             Ok(identical) => Ok(identical),

@@ -33,6 +33,8 @@ pub(crate) struct Lab {
     pub(crate) differences: u64,
     /// Peak memory of each node, in words.
     pub(crate) peaks: Vec<String>,
+    /// The workload whose copies are waited for.
+    pub(crate) watched: String,
     site_a: Option<SiteA>,
     proxy: Option<Node>,
     point: String,
@@ -70,6 +72,7 @@ impl Lab {
             rows: Vec::new(),
             differences: 0,
             peaks: Vec::new(),
+            watched: WORKLOAD.to_owned(),
             site_a: None,
             proxy: None,
             point: String::new(),
@@ -149,11 +152,16 @@ impl Lab {
 
     /// Applies the policy file, which stays where it is to be read and edited.
     pub(crate) fn apply_policy(&self, tell: &Telling) -> anyhow::Result<()> {
-        tell.begin("applying the storage policy");
-        let file = self.dir.join("policy.toml");
         let changing = self.dir.join("changing");
         std::fs::create_dir_all(&changing)?;
-        std::fs::write(&file, super::policy::text(&self.source, &changing)?)?;
+        self.apply_text(tell, &super::policy::text(&self.source, &changing)?)
+    }
+
+    /// The same with a policy of another story.
+    pub(crate) fn apply_text(&self, tell: &Telling, text: &str) -> anyhow::Result<()> {
+        tell.begin("applying the storage policy");
+        let file = self.dir.join("policy.toml");
+        std::fs::write(&file, text)?;
         self.tool.text(&["--site", "a", "policy", "apply", &file.to_string_lossy()])?;
         Ok(())
     }
@@ -197,7 +205,8 @@ impl Lab {
         Ok(())
     }
 
-    fn latest(&self, workload: &str) -> anyhow::Result<Value> {
+    /// The newest point of a workload.
+    pub(crate) fn latest(&self, workload: &str) -> anyhow::Result<Value> {
         let points = self.tool.json(&["--site", "a", "points", workload])?;
         let first = points.as_array().and_then(|points| points.first()).cloned();
         first.context("the job ended and there is no point")
@@ -215,12 +224,12 @@ impl Lab {
         let mut row = Value::Null;
         self.wait_for(tell, stage, &mut |lab| {
             lab.check_nodes()?;
-            let point = lab.latest(WORKLOAD)?;
+            let point = lab.latest(&lab.watched)?;
             let copies = point["copies"].as_array().cloned().unwrap_or_default();
             row = copies.into_iter().find(|row| row["copy"] == copy).unwrap_or_default();
             Ok(row["state"] == "present" && row["proof"] == proof)
         })?;
-        let point = self.latest(WORKLOAD)?;
+        let point = self.latest(&self.watched)?;
         let took = self.copying(copy)?;
         self.rows.push(Row {
             covered_bytes: point["bytes"].as_u64(),
@@ -236,7 +245,7 @@ impl Lab {
     /// what is waited for here.
     fn copying(&self, copy: &str) -> anyhow::Result<Duration> {
         let jobs = self.tool.json(&["--site", "a", "jobs", "list"])?;
-        let subject = format!("{copy} of {WORKLOAD}");
+        let subject = format!("{copy} of {}", self.watched);
         let mine = jobs.as_array().cloned().unwrap_or_default();
         let mine = mine.iter().filter(|job| job["subject"] == subject.as_str());
         let nanos = |job: &Value| {
@@ -386,9 +395,5 @@ fn proof_of(point: &Value, copy: &str) -> String {
 
 fn passphrase() -> anyhow::Result<String> {
     let words: [u8; 12] = strongroom_certs::secret::random()?;
-    Ok(data_encoding(&words))
-}
-
-fn data_encoding(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(words.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -151,7 +151,8 @@ mod tests {
             }
         }
         assert_eq!(page_answer(&[]), None);
-        for (number, bytes) in [(0, vec![2, 1, 0]), (128, vec![2, 2, 0, 128]), (-1, vec![2, 1, 255])]
+        for (number, bytes) in
+            [(0, vec![2, 1, 0]), (128, vec![2, 2, 0, 128]), (-1, vec![2, 1, 255])]
         {
             assert_eq!(integer(number), bytes);
         }

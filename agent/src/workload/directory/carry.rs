@@ -254,9 +254,9 @@ impl Carrier {
             let dn = was.dn.clone();
             let classes = was.values("objectClass");
             let user = classes.iter().any(|class| class == b"user");
-            let kept = is.text("pwdLastSet").is_some_and(|set| {
-                set != "0" && was.text("pwdLastSet") == Some(set)
-            });
+            let kept = is
+                .text("pwdLastSet")
+                .is_some_and(|set| set != "0" && was.text("pwdLastSet") == Some(set));
             if !user || kept {
                 if !edits.is_empty() {
                     last.push(Change::Modify { dn, edits });
@@ -279,10 +279,7 @@ impl Carrier {
 }
 
 /// One change; how many requests it took, and what was refused of it.
-async fn carry(
-    connection: &Connection,
-    change: &Change,
-) -> Result<(u64, Vec<String>), CarryError> {
+async fn carry(connection: &Connection, change: &Change) -> Result<(u64, Vec<String>), CarryError> {
     let done = match change {
         Change::Add { dn, attributes } => {
             let attributes = attributes.0.iter().map(|(name, values)| {
@@ -363,10 +360,11 @@ async fn one_by_one(
     for edit in edits {
         match edit.act {
             Act::Replace => single.push(edit.clone()),
-            _ => single.extend(edit.values.iter().map(|value| Edit {
-                values: vec![value.clone()],
-                ..edit.clone()
-            })),
+            _ => single.extend(
+                edit.values
+                    .iter()
+                    .map(|value| Edit { values: vec![value.clone()], ..edit.clone() }),
+            ),
         }
     }
     if single.len() < 2 {

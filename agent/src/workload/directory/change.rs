@@ -158,7 +158,9 @@ mod tests {
         assert_eq!(change.ldif(), expected);
         let to = "CN=a\\,b,OU=c,DC=x".to_owned();
         let rename = Change::Rename { dn: "CN=q,DC=x".into(), to };
-        assert!(rename.ldif().contains("newrdn: CN=a\\,b\ndeleteoldrdn: 1\nnewsuperior: OU=c,DC=x"));
+        assert!(
+            rename.ldif().contains("newrdn: CN=a\\,b\ndeleteoldrdn: 1\nnewsuperior: OU=c,DC=x")
+        );
     }
 
     #[test]

@@ -84,8 +84,7 @@ pub fn compare(earlier: &Picture, later: &Picture, base: Option<&str>) -> Vec<Di
 }
 
 fn changed(earlier: &Picture, later: &Picture, old: &Object, new: &Object) -> Option<Change> {
-    let names: BTreeSet<&String> =
-        old.attributes.0.keys().chain(new.attributes.0.keys()).collect();
+    let names: BTreeSet<&String> = old.attributes.0.keys().chain(new.attributes.0.keys()).collect();
     let names = names.into_iter().filter(|name| !BY_ITSELF.contains(&name.as_str()));
     let attributes: Vec<AttributeChange> = names
         .filter_map(|name| {
@@ -98,8 +97,7 @@ fn changed(earlier: &Picture, later: &Picture, old: &Object, new: &Object) -> Op
         })
         .collect();
     let before = (old.dn != new.dn).then(|| old.dn.clone());
-    (before.is_some() || !attributes.is_empty())
-        .then_some(Change::Changed { before, attributes })
+    (before.is_some() || !attributes.is_empty()).then_some(Change::Changed { before, attributes })
 }
 
 /// Values only the earlier one has, and only the later one.

@@ -12,7 +12,9 @@ use uuid::Uuid;
 use crate::workload::directory::ldap::LdapProblem;
 use crate::workload::directory::object::{Object, folded, named, parent};
 use crate::workload::directory::read::{Mark, Reader};
-use crate::workload::directory::state::{ContextHead, Files, Fresh, Head, Sorter, each_line, merge};
+use crate::workload::directory::state::{
+    ContextHead, Files, Fresh, Head, Sorter, each_line, merge,
+};
 
 /// How often it is looked again whether anything changed meanwhile.
 const LOOKS_MAX: usize = 8;
@@ -126,7 +128,8 @@ impl Gathering<'_> {
     fn usable(&self, head: Head) -> Result<Head, String> {
         let root = &self.reader.root;
         let known: Vec<&String> = head.contexts.iter().map(|known| &known.dn).collect();
-        let marked = |known: &ContextHead| matches!(known.mark, Mark::Usn(usn) if usn > root.highest_usn);
+        let marked =
+            |known: &ContextHead| matches!(known.mark, Mark::Usn(usn) if usn > root.highest_usn);
         if head.invocation != root.invocation {
             return Err(format!(
                 "the database is another one ({}, it was {})",

@@ -183,13 +183,8 @@ impl Connection {
     /// What the server says of itself.
     pub(super) async fn root(&self) -> Result<Found, LdapProblem> {
         let filter = "(objectClass=*)";
-        let ask = Ask {
-            base: "",
-            scope: Scope::Base,
-            filter,
-            attributes: &["*", "+"],
-            controls: vec![],
-        };
+        let ask =
+            Ask { base: "", scope: Scope::Base, filter, attributes: &["*", "+"], controls: vec![] };
         let (mut found, _) = self.search(&ask).await?;
         found.pop().ok_or_else(|| self.unreadable("its rootDSE"))
     }
@@ -269,12 +264,7 @@ impl Connection {
     }
 
     /// Gives an object another name, perhaps below something else.
-    pub(super) async fn rename(
-        &self,
-        dn: &str,
-        rdn: &str,
-        above: &str,
-    ) -> Result<(), LdapProblem> {
+    pub(super) async fn rename(&self, dn: &str, rdn: &str, above: &str) -> Result<(), LdapProblem> {
         let mut ldap = self.ldap.clone();
         ldap.with_timeout(ANSWER);
         let answer = ldap.modifydn(dn, rdn, true, Some(above)).await;

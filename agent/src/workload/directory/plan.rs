@@ -117,7 +117,12 @@ fn is_one(value: &[u8], names: &HashSet<String>) -> bool {
 ///
 /// # Errors
 /// The wish cannot be carried out as it is.
-pub fn plan(point: &Picture, live: &Live, now: &Setting<'_>, wish: &Wish) -> Result<Plan, PlanError> {
+pub fn plan(
+    point: &Picture,
+    live: &Live,
+    now: &Setting<'_>,
+    wish: &Wish,
+) -> Result<Plan, PlanError> {
     let wished = wished(point, wish)?;
     for attribute in wish.attributes.iter().flatten() {
         let own = !attribute.eq_ignore_ascii_case(GROUPS)
@@ -126,7 +131,8 @@ pub fn plan(point: &Picture, live: &Live, now: &Setting<'_>, wish: &Wish) -> Res
             return Err(PlanError::Own { attribute: attribute.clone() });
         }
     }
-    let mut planner = Planner { point, live, now, wish, plan: Plan::default(), names: HashMap::new() };
+    let mut planner =
+        Planner { point, live, now, wish, plan: Plan::default(), names: HashMap::new() };
     planner.names = wished.iter().map(|object| (folded(&object.dn), object.guid)).collect();
     for object in &wished {
         planner.place(object)?;
@@ -284,9 +290,8 @@ impl Planner<'_> {
         if edits.is_empty() {
             return None;
         }
-        let back = edits.iter().map(|edit| {
-            Edit::replace(&edit.attribute, there.values(&edit.attribute))
-        });
+        let back =
+            edits.iter().map(|edit| Edit::replace(&edit.attribute, there.values(&edit.attribute)));
         let dn = match self.wish.attributes {
             None => object.dn.clone(),
             Some(_) => there.dn.clone(),
@@ -313,7 +318,8 @@ impl Planner<'_> {
         if there.is_none() && !back {
             return;
         }
-        let empty = Object { guid: object.guid, dn: String::new(), attributes: Attributes::default() };
+        let empty =
+            Object { guid: object.guid, dn: String::new(), attributes: Attributes::default() };
         let there = there.unwrap_or(&empty);
         let names: HashSet<&String> =
             object.attributes.0.keys().chain(there.attributes.0.keys()).collect();
@@ -362,13 +368,18 @@ impl Planner<'_> {
     }
 
     fn links(&mut self, links: Links) {
-        let back: HashSet<String> = self.plan.back.iter().filter_map(|guid| {
-            self.point.object(guid).map(|object| folded(&object.dn))
-        }).collect();
+        let back: HashSet<String> = self
+            .plan
+            .back
+            .iter()
+            .filter_map(|guid| self.point.object(guid).map(|object| folded(&object.dn)))
+            .collect();
         let mut changes = Vec::new();
         for ((dn, attribute), (add, remove)) in links.0 {
             let own = back.contains(&folded(&dn));
-            for (act, undo, values) in [(Act::Add, Act::Remove, add), (Act::Remove, Act::Add, remove)] {
+            for (act, undo, values) in
+                [(Act::Add, Act::Remove, add), (Act::Remove, Act::Add, remove)]
+            {
                 for values in values.chunks(VALUES_MAX) {
                     let edit = |act| Change::Modify {
                         dn: dn.clone(),
@@ -405,8 +416,7 @@ pub fn differing(point: &Picture, was: &Object, is: &Object, wish: &Wish) -> Vec
         .filter(|name| schema.is_writable(name) && !schema.is_link(name) && wants(name))
         .filter(|name| !name.eq_ignore_ascii_case(naming) && *name != "objectCategory")
         .filter(|name| {
-            let (removed, added) =
-                compare::values(point, point, was.values(name), is.values(name));
+            let (removed, added) = compare::values(point, point, was.values(name), is.values(name));
             !removed.is_empty() || !added.is_empty()
         })
         .map(|name| Edit::replace(name, was.values(name)))

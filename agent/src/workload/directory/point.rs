@@ -58,12 +58,7 @@ fn place(dn: &str) -> String {
     dn.replace('%', "%25").replace('/', "%2F").replace('\0', "%00")
 }
 
-pub(super) fn about(
-    url: &str,
-    root: &Root,
-    harvest: &Harvest,
-    whole_domain: &str,
-) -> About {
+pub(super) fn about(url: &str, root: &Root, harvest: &Harvest, whole_domain: &str) -> About {
     let contexts = harvest.contexts.iter().map(|known| AboutContext {
         dn: known.dn.clone(),
         place: place(&known.dn),

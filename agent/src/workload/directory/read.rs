@@ -338,18 +338,18 @@ async fn root(connection: &Connection) -> Result<Root, LdapProblem> {
     let mut ask = everything(&service, ANYTHING, &["invocationId"]);
     ask.scope = Scope::Base;
     let settings = connection.search(&ask).await?.0.into_iter().next();
-    let invocation = settings.and_then(|settings| {
-        Uuid::from_slice_le(settings.values("invocationId").first()?).ok()
-    });
+    let invocation = settings
+        .and_then(|settings| Uuid::from_slice_le(settings.values("invocationId").first()?).ok());
     let configuration = text("configurationNamingContext");
     let features = format!("CN=Partitions,{configuration}");
     let mut ask = everything(&features, ANYTHING, &["msDS-EnabledFeature"]);
     ask.scope = Scope::Base;
     let features = connection.search(&ask).await.map(|(found, _)| found).unwrap_or_default();
     let features = features.first().map(|found| found.values("msDS-EnabledFeature").to_vec());
-    let recycle_bin = features.unwrap_or_default().iter().any(|feature| {
-        String::from_utf8_lossy(feature).starts_with("CN=Recycle Bin Feature")
-    });
+    let recycle_bin = features
+        .unwrap_or_default()
+        .iter()
+        .any(|feature| String::from_utf8_lossy(feature).starts_with("CN=Recycle Bin Feature"));
     Ok(Root {
         dns_name: text("dnsHostName"),
         domain: text("defaultNamingContext"),

@@ -176,9 +176,7 @@ pub(super) fn merge(from: &Path, fresh: &Fresh, to: &Path) -> io::Result<u64> {
             object.iter().try_for_each(|object| put(&mut out, &object.line()))?;
         }
         match waiting.next_if(|(known, _)| **known == guid) {
-            Some((_, object)) => {
-                object.iter().try_for_each(|object| put(&mut out, &object.line()))
-            }
+            Some((_, object)) => object.iter().try_for_each(|object| put(&mut out, &object.line())),
             None => put(&mut out, line),
         }
     })?;
@@ -221,9 +219,7 @@ mod tests {
         }
         assert_eq!(sorter.finish(&first).unwrap(), 3);
         assert_eq!(read(&first), ["a", "c", "y"]);
-        let fresh = |guid, dn: Option<&str>| {
-            (object(guid, "").guid, dn.map(|dn| object(guid, dn)))
-        };
+        let fresh = |guid, dn: Option<&str>| (object(guid, "").guid, dn.map(|dn| object(guid, dn)));
         let changes = [
             fresh(0, Some("0")),
             fresh(1, Some("A")),

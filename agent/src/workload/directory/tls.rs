@@ -113,13 +113,9 @@ impl ServerCertVerifier for Believed {
             return dates(end_entity, now).map(|()| ServerCertVerified::assertion());
         }
         match &self.chain {
-            Some(chain) => chain.verify_server_cert(
-                end_entity,
-                intermediates,
-                server_name,
-                ocsp_response,
-                now,
-            ),
+            Some(chain) => {
+                chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            }
             None => Err(CertificateError::UnknownIssuer.into()),
         }
     }
