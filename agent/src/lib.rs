@@ -8,6 +8,7 @@ pub mod pipeline;
 pub mod quiesce;
 pub mod recover;
 pub mod restore;
+pub mod samba;
 pub mod vmlab;
 pub mod workload;
 

@@ -5,6 +5,7 @@
 pub mod apps;
 pub mod btrfs;
 pub mod compose;
+pub mod directory;
 pub mod files;
 pub mod moment;
 pub mod postgres;

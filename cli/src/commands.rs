@@ -1,6 +1,7 @@
 //! The commands, one a file, and who carries out which.
 
 mod diff;
+mod directory;
 mod dump;
 mod enrol;
 mod find;
@@ -61,6 +62,7 @@ pub(crate) enum Command {
     Ls(ls::LsArgs),
     Find(find::FindArgs),
     Diff(diff::DiffArgs),
+    Directory(directory::DirectoryArgs),
     Dump(dump::DumpArgs),
     Restore(restore::RestoreArgs),
     Verify(verify::VerifyArgs),
@@ -102,6 +104,7 @@ impl Command {
             Self::Ls(args) => args.run(session).await,
             Self::Find(args) => args.run(session).await,
             Self::Diff(args) => args.run(session).await,
+            Self::Directory(args) => args.run(session).await,
             Self::Dump(args) => args.run(session).await,
             Self::Restore(args) => args.run(session).await,
             Self::Verify(args) => args.run(session).await,

@@ -1,6 +1,7 @@
 //! `strongroom try`: two sites on this machine, a real tree, every copy restored and compared.
 
 mod changing;
+pub(crate) mod domain;
 pub(crate) mod machine;
 mod nodes;
 mod policy;

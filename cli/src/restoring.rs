@@ -120,7 +120,8 @@ pub(crate) fn lacks(brought: &Brought) -> Vec<String> {
     }]
 }
 
-fn find(points: Vec<MediaPoint>, wanted: &PointRef) -> Result<MediaPoint, Failure> {
+/// The point that is meant, of those on media.
+pub(crate) fn find(points: Vec<MediaPoint>, wanted: &PointRef) -> Result<MediaPoint, Failure> {
     let known: Vec<_> = points
         .iter()
         .filter_map(|point| {

@@ -2,6 +2,7 @@
 //! one value of every message, the bodies of the fuzz targets, and the checkout's own text.
 
 pub mod ageing;
+pub mod domain;
 pub mod fuzzing;
 pub mod lab;
 pub mod mounted;

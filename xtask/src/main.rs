@@ -6,6 +6,7 @@
 
 mod agents;
 mod bench;
+mod directory;
 mod fuzz;
 mod kill;
 mod lint;
@@ -35,6 +36,8 @@ enum Chore {
     Agents(agents::Arguments),
     /// Measure the whole against its peers on the same trees in the same run
     Bench(bench::Arguments),
+    /// Lose a quarter of a domain of 20,000 users, and restore it from each copy
+    Directory(directory::Arguments),
     /// Feed mutated bytes to every parser of outside bytes, on the stable toolchain
     Fuzz(fuzz::Arguments),
     /// Kill agent, coordinator and proxy at random moments, and see that nothing is lost
@@ -55,6 +58,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Agents(arguments) => agents::run(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
+        Chore::Directory(arguments) => directory::run(&arguments),
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Kill(arguments) => kill::run(&arguments),
         Chore::Lint => lint::run(),

@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::parts::must;
 
-/// A program a test runs, the package that brings it, and what for.
+/// A program a test runs, the package that brings it (with others it needs, after spaces), and
+/// what for.
 struct Wanted {
     program: &'static str,
     package: &'static str,
@@ -38,6 +39,14 @@ const WANTED: &[Wanted] = &[
     Wanted { program: "setfacl", package: "acl", why: "access control lists of test trees" },
     Wanted { program: "mkfs.btrfs", package: "btrfs-progs", why: "snapshots of a real btrfs" },
     Wanted { program: "pg_ctlcluster", package: "postgresql", why: "a real server to protect" },
+    Wanted {
+        program: "samba-tool",
+        package: "samba samba-ad-dc samba-ad-provision samba-dsdb-modules samba-vfs-modules",
+        why: "a real Active Directory",
+    },
+    Wanted { program: "winbindd", package: "winbind", why: "a real domain controller" },
+    Wanted { program: "ldapsearch", package: "ldap-utils", why: "a second reader of a domain" },
+    Wanted { program: "ip", package: "iproute2", why: "a network for each domain controller" },
     Wanted { program: "sqlite3", package: "sqlite3", why: "a second reader of the catalog" },
 ];
 
@@ -66,11 +75,12 @@ fn bring(wanted: &[&Wanted], options: &[String], release: &[&str]) -> Result<()>
         println!("    missing: {} (package {}): {}", wanted.program, wanted.package, wanted.why);
     }
     // With a release of its own the whole group comes from it.
-    let group = if release.is_empty() {
-        missing.iter().map(|w| w.package).collect()
+    let named: Vec<&str> = if release.is_empty() {
+        missing.iter().map(|wanted| wanted.package).collect()
     } else {
-        wanted.iter().map(|wanted| wanted.package).collect::<Vec<_>>()
+        wanted.iter().map(|wanted| wanted.package).collect()
     };
+    let group: Vec<&str> = named.iter().flat_map(|package| package.split(' ')).collect();
     install(&group, options, release)?;
     let still = missing.iter().filter(|wanted| !present(wanted.program));
     let still: Vec<&str> = still.map(|wanted| wanted.program).collect();

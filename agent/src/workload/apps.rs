@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use strongroom_protocol::control::AppKind;
-use strongroom_protocol::opening::{Refusal, RefusalKind};
+use strongroom_protocol::opening::Refusal;
 use strongroom_protocol::{Chain, JobId};
 
 use crate::holder::Holding;
 use crate::orders::Hands;
 use crate::protect;
 use crate::quiesce::Viewed;
+use crate::workload::directory::{DirectoryError, DirectoryWorkload};
 use crate::workload::moment::{Memory, Moment};
 use crate::workload::postgres::error::PgError;
 use crate::workload::postgres::log::PgLog;
@@ -100,8 +101,11 @@ pub(crate) fn view(
             protect::view(&machine)
         }
         AppKind::Directory => {
-            let text = format!("this agent cannot protect workloads of kind {}", kind.as_str());
-            Err(Refusal::new(RefusalKind::Invalid, text))
+            let refused = |error: &DirectoryError| {
+                Refusal::new(DirectoryWorkload::refusal(error), Chain(error).to_string())
+            };
+            let workload = DirectoryWorkload::of(settings).map_err(|error| refused(&error))?;
+            protect::view(&workload)
         }
     }
 }

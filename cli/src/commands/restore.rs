@@ -134,7 +134,7 @@ fn agent_and_path(text: &str) -> Result<(NodeName, String), Failure> {
 }
 
 /// The site that holds the copy that was named.
-pub(super) fn copy_site(
+pub(crate) fn copy_site(
     session: &Session,
     from: Option<&str>,
 ) -> Result<Option<SiteName>, Failure> {

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use crate::failure::{Ending, Failure};
-use crate::lab::{self, Lab, Telling, machine, table};
+use crate::lab::{self, Lab, Telling, domain, machine, table};
 use crate::output::Output;
 use crate::session::{Session, blocking};
 
@@ -24,6 +24,9 @@ pub(crate) struct TryArgs {
     /// With `--workload vm`: where a Debian kernel is unpacked, or put
     #[arg(long, value_name = "DIR")]
     kernel: Option<PathBuf>,
+    /// With `--workload ad`: how many users the domain has; a quarter of them is lost
+    #[arg(long, value_name = "COUNT", default_value_t = 400)]
+    users: usize,
     /// The tree to protect; it is only read.
     path: Option<PathBuf>,
     /// Where to make the lab (a new directory); the default is beside the system's other
@@ -44,6 +47,9 @@ enum Kind {
     Postgres,
     /// A virtual machine of the lab's own
     Vm,
+    /// A domain of Samba (Active Directory) of the lab's own
+    #[value(alias = "directory")]
+    Ad,
 }
 
 impl TryArgs {
@@ -64,7 +70,7 @@ impl TryArgs {
         }
         let source = match self.workload {
             Kind::Files => source(self.path)?,
-            Kind::Postgres | Kind::Vm => PathBuf::new(),
+            Kind::Ad | Kind::Postgres | Kind::Vm => PathBuf::new(),
         };
         let dir = directory(self.dir)?;
         let tell = Telling::new();
@@ -72,6 +78,7 @@ impl TryArgs {
             Kind::Files => story(&dir, &source, &tell, self.keep, out),
             Kind::Postgres => application(lab::postgres(&dir, &tell), &tell, out),
             Kind::Vm => machine::story(&dir, self.kernel.as_deref(), &tell, out),
+            Kind::Ad => domain::story(&dir, self.users, &tell, out),
         };
         tell.end();
         match told {

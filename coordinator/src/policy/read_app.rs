@@ -57,6 +57,7 @@ const DIRECTORY: &[Key] = &[
     must("password_file", Shape::Path, "password_file = \"/etc/strongroom/ad-password\""),
     may("ca_file", Shape::Path),
     may("domain", Shape::OneOf(&["none", "online", "offline"])),
+    may("samba_config", Shape::Path),
     may("exclude", Shape::List),
 ];
 const VM: &[Key] = &[
