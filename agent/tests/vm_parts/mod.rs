@@ -320,6 +320,20 @@ impl Lab {
         self.is_clean();
     }
 
+    /// A run into a target that is slow; how often the guest wrote while it was read.
+    pub(crate) fn slow(&mut self) -> usize {
+        let workload = self.workload();
+        workload.discover().unwrap();
+        let mut view = workload.view().unwrap();
+        let (progress, before) = (Progress::default(), self.ticks());
+        let slow = Slow(&self.blobs);
+        let reading = Reading { sink: &slow, ..self.reading(&progress) };
+        let began = Instant::now();
+        view.read(&reading, &mut Evidence::default()).unwrap();
+        assert!(began.elapsed() > Duration::from_secs(2), "it was not slow");
+        self.ticks() - before
+    }
+
     /// A run that must fail while it reads; why it did.
     pub(crate) fn fails(&mut self, change: impl Fn(&mut VmWorkload)) -> String {
         let mut workload = self.workload();
