@@ -80,7 +80,11 @@ fn what_goes_wrong_is_named_and_the_guest_goes_on() {
     lab.point();
     guest_agent_absent_or_hung(&mut lab);
     scratch_full(&mut lab);
+    let wrote = lab.slow();
+    assert!(wrote >= 3, "the guest wrote {wrote} times while a slow target was written to");
+    lab.is_clean();
     monitor_busy(&mut lab);
+    lab.expired();
     freeze_outlived(&mut lab);
     assert!(lab.point().whole().is_empty(), "the chain was lost on the way");
 }

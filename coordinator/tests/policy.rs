@@ -297,3 +297,12 @@ fn fields_of_workloads_are_compared() {
         ]
     );
 }
+
+#[test]
+fn a_machine_must_name_its_monitor() {
+    let problems = wrong("kind = \"files\"", "kind = \"vm\"");
+    for wanted in ["has no `machine`; such as", "has no `qmp`; such as qmp = \"/run/vm/web1.qmp\""]
+    {
+        assert!(problems.iter().any(|p| p.contains(wanted)), "{wanted}: {problems:#?}");
+    }
+}

@@ -5,12 +5,14 @@
 mod guest;
 
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::packages::kernel;
+use crate::parts::must;
 use crate::random::Random;
 use crate::sites::{Profile, Role, Sites, Way};
 use guest::Guest;
@@ -66,7 +68,12 @@ pub(crate) fn slice() -> Result<()> {
         seed: 1,
         exe: None,
         profile: Profile::Dev,
-    })
+    })?;
+    // The same as people see it, with two sites and media.
+    let mut story = Command::new(Profile::Dev.build()?);
+    story.args(["try", "--workload", "vm", "--kernel"]).arg(kernel::dir());
+    let temporary = tempfile::tempdir()?;
+    must(story.arg("--dir").arg(temporary.path().join("try")))
 }
 
 /// The campaign.
@@ -85,6 +92,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         std::thread::sleep(Duration::from_secs(arguments.every));
         campaign.point(number).with_context(|| format!("point {number}"))?;
     }
+    campaign.formats().context("restoring in both formats")?;
     let mut worst = Duration::ZERO;
     let (mut hit, mut tried) = (0, 0);
     while hit < arguments.kills {
@@ -177,7 +185,41 @@ impl Campaign {
         let took = began.elapsed();
         self.sites.start(Role::Agent)?;
         self.sites.finished(&job)?;
+        self.clean()?;
         Ok(frozen.then_some(took))
+    }
+
+    /// Nothing of a killed run is left: scratch images go last, after what uses them.
+    fn clean(&self) -> Result<()> {
+        let scratch = self.sites.home(Role::Agent).join("cache/scratch");
+        let listing = std::fs::read_dir(&scratch).with_context(|| scratch.display().to_string())?;
+        let left: Vec<_> = listing.flatten().map(|entry| entry.file_name()).collect();
+        ensure!(left.is_empty(), "{left:?} are left in {}", scratch.display());
+        Ok(())
+    }
+
+    /// Restores the newest point in both formats; they must say the same.
+    fn formats(&self) -> Result<()> {
+        let latest = format!("latest:{WORKLOAD}");
+        let place = |name: &str| self.sites.dir.join("restored").join(name);
+        for format in ["raw", "qcow2"] {
+            let to = place(format).to_string_lossy().into_owned();
+            let words = ["vm", "restore", &latest, "--from", "a", "--to", &to];
+            let more = ["--disk", "vda", "--format", format];
+            self.sites.text(&[&words[..], &more[..]].concat())?;
+        }
+        let (raw, qcow2) = (place("raw/disks/vda.raw"), place("qcow2/disks/vda.qcow2"));
+        let mut compare = Command::new("qemu-img");
+        compare.args(["compare", "-f", "raw", "-F", "qcow2"]).args([&raw, &qcow2]);
+        must(compare.stdout(Stdio::null()))?;
+        let more = place("qcow2/disks/vda.raw");
+        ensure!(!more.exists(), "{} was left beside the other format", more.display());
+        let wrong = ["vm", "restore", &latest, "--from", "a", "--disk", "none", "--to"];
+        let to = place("none").to_string_lossy().into_owned();
+        let refused = self.sites.command(&[&wrong[..], &[&to]].concat()).output()?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(!refused.status.success() && said.contains("has no disk none"), "{said}");
+        Ok(())
     }
 
     /// Waits until the freeze is noted; the note.

@@ -282,10 +282,11 @@ impl Workload for VmWorkload {
             Some("mswindows") => Consistency::Application,
             _ => Consistency::Filesystem,
         };
-        let mut evidence = Evidence { consistency, ..Evidence::default() };
         if frozen.count == 0 {
-            evidence.downgrade(Consistency::Crash, "the guest agent froze no file system");
+            drop(holder);
+            return self.unquiet(since, "the guest agent froze no file system".to_owned());
         }
+        let evidence = Evidence { consistency, ..Evidence::default() };
         if let Some(ready) = self.ready.borrow_mut().as_mut() {
             ready.frozen = frozen.clone();
         }

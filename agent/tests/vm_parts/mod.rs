@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests and what they share")]
 
 mod blobs;
+mod made;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use strongroom_agent::holder::{HOLDER_WORD, Order};
-use strongroom_agent::quiesce::Evidence;
+use strongroom_agent::quiesce::{Consistency, Evidence};
 use strongroom_agent::restore::{RestoreOptions, Restorer};
 use strongroom_agent::vmlab::{
     Boot, Kernel, LabDisk, MEMORY_MIB, Machine, Setup, Writes, convert, ext4,
@@ -24,13 +25,14 @@ use strongroom_agent::workload::Workload as _;
 use strongroom_agent::workload::files::{Committed, Progress, Protected};
 use strongroom_agent::workload::moment::{Memory, Moment as _, Reading};
 use strongroom_agent::workload::vm::qmp::Qmp;
-use strongroom_agent::workload::vm::{DESCRIPTION, DISKS, VmWorkload};
+use strongroom_agent::workload::vm::{DESCRIPTION, DISKS, Quiesce, VmWorkload};
 use strongroom_protocol::{Chain, PointId, RepoId, SystemClock, WorkloadId};
 use strongroom_store::cut::CutParams;
 use strongroom_store::tree::Tree;
 use tempfile::TempDir;
 
 use blobs::{Blobs, Slow, keys};
+use made::Made;
 
 /// A program that holds freezes.
 pub(crate) const HOLDER: &str = env!("CARGO_BIN_EXE_strongroom-agent");
@@ -42,29 +44,6 @@ const LOAD: &str = "setsid sh -c 'n=0; while :; do n=$((n+1)); for d in vda vdb;
     dd if=/dev/urandom of=/mnt/$d/f$((n%9)) bs=16k count=$((n%12+1)) 2>/dev/null; \
     [ $((n%5)) = 0 ] && rm -f /mnt/$d/f$((n*7%9)); sync; done; echo TICK > /dev/ttyS0; done' \
     >/dev/null 2>&1 &";
-
-/// A point that was made, restored and found to be the truth.
-pub(crate) struct Made {
-    pub(crate) evidence: Evidence,
-    pub(crate) description: Value,
-    /// What the bitmap of the last point said was written, by disk.
-    pub(crate) written: BTreeMap<String, u64>,
-}
-
-impl Made {
-    /// The disks that were read whole.
-    pub(crate) fn whole(&self) -> Vec<&str> {
-        let disks = self.description["disks"].as_array().unwrap().iter();
-        let whole = disks.filter(|disk| disk["read"] == "whole");
-        whole.map(|disk| disk["name"].as_str().unwrap()).collect()
-    }
-
-    pub(crate) fn told(&self, disk: &str, key: &str) -> u64 {
-        let disks = self.description["disks"].as_array().unwrap();
-        let disk = disks.iter().find(|told| told["name"] == disk).unwrap();
-        disk[key].as_u64().unwrap()
-    }
-}
 
 /// The lab.
 pub(crate) struct Lab {
@@ -282,7 +261,7 @@ impl Lab {
                 assert!(copy.arg(&disk.path).arg(truth).status().unwrap().success());
             }
             self.monitor("cont", Value::Null);
-            view.map(|view| (view, strongroom_agent::quiesce::Consistency::Application))
+            view.map(|view| (view, Consistency::Application))
         });
         let mut viewed = viewed.unwrap();
         let progress = Progress::default();
@@ -318,6 +297,41 @@ impl Lab {
         view.read(&self.reading(&progress), &mut Evidence::default()).unwrap();
         drop((view, workload));
         self.is_clean();
+    }
+
+    /// A freeze whose deadline comes before the view is claimed as broken, and where the policy
+    /// wants nothing less there is no point.
+    pub(crate) fn expired(&mut self) {
+        let mut workload = self.workload();
+        workload.freeze_deadline = Duration::from_secs(3);
+        workload.quiesce = Quiesce::Required;
+        workload.discover().unwrap();
+        let viewed = workload.quiesce().unwrap().view(|| {
+            std::thread::sleep(Duration::from_secs(5));
+            workload.view().map(|view| (view, Consistency::Application))
+        });
+        let mut viewed = viewed.unwrap();
+        assert_eq!(viewed.evidence.consistency, Consistency::Crash, "{:?}", viewed.evidence);
+        assert!(viewed.evidence.broken[0].contains("deadline"), "{:?}", viewed.evidence);
+        let progress = Progress::default();
+        let error = viewed.view.read(&self.reading(&progress), &mut viewed.evidence).unwrap_err();
+        assert!(Chain(&error).to_string().contains("did not stay quiet"), "{error:?}");
+        drop((viewed, workload));
+        self.is_clean();
+    }
+
+    /// A run into a target that is slow; how often the guest wrote while it was read.
+    pub(crate) fn slow(&mut self) -> usize {
+        let workload = self.workload();
+        workload.discover().unwrap();
+        let mut view = workload.view().unwrap();
+        let (progress, before) = (Progress::default(), self.ticks());
+        let slow = Slow(&self.blobs);
+        let reading = Reading { sink: &slow, ..self.reading(&progress) };
+        let began = Instant::now();
+        view.read(&reading, &mut Evidence::default()).unwrap();
+        assert!(began.elapsed() > Duration::from_secs(2), "it was not slow");
+        self.ticks() - before
     }
 
     /// A run that must fail while it reads; why it did.

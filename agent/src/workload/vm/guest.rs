@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,9 @@ pub const GUEST_AGENT: &str = "guest-agent";
 const ANSWER: Duration = Duration::from_secs(5);
 /// Begins what `guest-sync-delimited` answers, and what flushes the agent's parser.
 const SENTINEL: u8 = 0xff;
+
+/// Tells the connections of this process apart.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// A connection to the agent in one guest.
 #[derive(Debug)]
@@ -55,7 +59,8 @@ impl Guest {
         let absent = |source| GuestError::Absent { path: path.to_owned(), source };
         let mut guest = Self { lines: Lines::connect(path, ANSWER).map_err(absent)? };
         let command = "guest-sync-delimited";
-        let id = u64::from(std::process::id());
+        // The guest may answer those who gave up before: each connection asks for its own.
+        let id = u64::from(std::process::id()) << 20 | NEXT.fetch_add(1, Ordering::Relaxed);
         let mut order = vec![SENTINEL];
         order.extend(json!({ "execute": command, "arguments": { "id": id } }).to_string().bytes());
         order.push(b'\n');
@@ -219,4 +224,45 @@ impl Holding for GuestHolding {
 
 fn told(error: &GuestError) -> String {
     strongroom_protocol::Chain(error).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    fn asked(stream: &UnixStream) -> Value {
+        let mut reader = BufReader::new(stream);
+        reader.read_exact(&mut [0]).unwrap();
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        serde_json::from_str::<Value>(&line).unwrap()["arguments"]["id"].take()
+    }
+
+    #[test]
+    fn late_answers_to_those_who_gave_up_are_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qga");
+        let listener = UnixListener::bind(&path).unwrap();
+        let agent = std::thread::spawn(move || {
+            // A guest that boots: the first is not answered, its bytes are read later.
+            let first = asked(&listener.accept().unwrap().0);
+            let (mut stream, _) = listener.accept().unwrap();
+            let second = asked(&stream);
+            let error = br#"{"error": {"desc": "stray"}}"#;
+            for id in [first, second] {
+                let answer = json!({ "return": id }).to_string();
+                let said = [&error[..], b"\n\xff", answer.as_bytes(), b"\n"].concat();
+                stream.write_all(&said).unwrap();
+            }
+            BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+            stream.write_all(b"{\"return\": \"thawed\"}\n").unwrap();
+        });
+        assert!(Guest::connect(&path).is_err());
+        let mut guest = Guest::connect(&path).unwrap();
+        let status = guest.command("guest-fsfreeze-status", &Value::Null).unwrap();
+        assert_eq!(status, "thawed");
+        agent.join().unwrap();
+    }
 }

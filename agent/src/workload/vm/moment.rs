@@ -14,7 +14,7 @@ use super::machine::{Disk, LeftOut, Whole};
 use super::qmp::{Qmp, QmpError};
 use super::read::{DiskRead, Ground, Told, disk};
 use super::remember::{Mark, Remembering, Unkept};
-use super::{About, DiskGround, VmWorkload};
+use super::{About, DiskGround, Quiesce, VmWorkload};
 use crate::quiesce::{Consistency, Evidence};
 use crate::workload::compose::Composer;
 use crate::workload::compose::blocks::BLOCK_BYTES;
@@ -52,6 +52,7 @@ pub struct VmMoment {
     keep: Vec<PathBuf>,
     memories: Vec<PathBuf>,
     free_bytes_min: u64,
+    quiesce: Quiesce,
     /// The bitmap of the last point, which goes once this one is committed.
     before: Option<String>,
     qmp: Option<Qmp>,
@@ -116,6 +117,7 @@ impl VmMoment {
             keep: workload.keep.clone(),
             memories: held.iter().map(|(disk, _)| workload.memory_of(disk)).collect(),
             free_bytes_min: workload.scratch_free_bytes_min,
+            quiesce: workload.quiesce,
             before: workload.memory.previous.map(|point| fleece.names.bitmap(point)),
             qmp: Some(qmp),
             fleece,
@@ -300,6 +302,10 @@ impl Moment for VmMoment {
         reading: &Reading<'_>,
         evidence: &mut Evidence,
     ) -> Result<Protected, ProtectError> {
+        if self.quiesce == Quiesce::Required && evidence.consistency < Consistency::Filesystem {
+            let why = evidence.broken.join("; ");
+            return Err(failed(MomentError::Unquiet { why }));
+        }
         let mut composer = Composer::new(reading)?;
         let disks = self.read_disks(reading, evidence)?;
         let described = self.describe(reading, evidence, &disks);
@@ -355,6 +361,8 @@ enum MomentError {
          larger place with the key `scratch`", .dir.display()
     )]
     Scratch { dir: PathBuf },
+    #[error("the guest did not stay quiet, and the policy wants nothing less: {why}")]
+    Unquiet { why: String },
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> ProtectError {
