@@ -1,9 +1,6 @@
 //! Makes a point: quiet, one moment, thaw, then read and send. Nothing between quiet and thaw
 //! waits for the network; what happened there is reported afterwards.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +9,7 @@ use bytes::Bytes;
 use strongroom_node::ask::open;
 use strongroom_node::desk::Task;
 use strongroom_node::uplink::{Contact, SOFTWARE};
-use strongroom_protocol::control::{Ending, FilesSource, Progress, RetryAdvice, StepNews};
+use strongroom_protocol::control::{Ending, Progress, RetryAdvice, StepNews};
 use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
 use strongroom_protocol::{
     BlobKind, Chain, ChunkId, NodeName, PointId, PolicyName, Reference, Timestamp,
@@ -22,14 +19,13 @@ use strongroom_store::keys::AgentKeys;
 use strongroom_store::manifest::{self, Body, GAPS_INLINE_MAX, GapList, Stats, encode_gaps};
 use strongroom_store::tree::SinkError;
 
-use crate::assignment::{Assignment, Source};
-use crate::hooks::{Hook, HookOutcome, HookPair};
+use crate::assignment::{Assignment, Source, files_workload};
+use crate::hooks::HookOutcome;
 use crate::orders::{Hands, StopFlag, failed};
 use crate::pipeline::{self, Counters, PipelineError, WireSink};
 use crate::quiesce::{Consistency, Evidence, Viewed};
 use crate::workload::apps::{self, Place};
-use crate::workload::files::rules::{Mounts, RuleSet};
-use crate::workload::files::{self, Committed, FilesWorkload, GapReason, ProtectError, Protected};
+use crate::workload::files::{self, Committed, GapReason, ProtectError, Protected};
 use crate::workload::moment::{Memory, Moment, Reading};
 use crate::workload::{ChunkSink, Workload};
 
@@ -101,35 +97,6 @@ enum Trouble {
 fn later(error: &dyn std::error::Error) -> Trouble {
     let refusal = Refusal::new(RefusalKind::Unavailable, Chain(error).to_string());
     Trouble::Refused(refusal, RetryAdvice::Later)
-}
-
-fn hooks_of(task: &Task, source: &FilesSource) -> Option<HookPair> {
-    let deadline_seconds = source.hook_seconds_max;
-    let hook = |command: &Vec<String>| {
-        (!command.is_empty()).then(|| Hook { command: command.clone(), deadline_seconds })
-    };
-    let (pre, post) = (hook(&source.pre_hook), hook(&source.post_hook));
-    let any = pre.is_some() || post.is_some();
-    any.then(|| HookPair { name: task.job.to_string(), pre, post })
-}
-
-fn files_workload(hands: &Hands, task: &Task, source: &FilesSource) -> FilesWorkload {
-    FilesWorkload {
-        root: PathBuf::from(OsStr::from_bytes(&source.path)),
-        rules: RuleSet {
-            exclude: source.exclude.clone(),
-            exclude_if_present: source.exclude_if_present.clone(),
-            exclude_larger_bytes: source.exclude_larger_bytes,
-            mounts: match source.mounts {
-                strongroom_protocol::control::Mounts::Cross => Mounts::Cross,
-                strongroom_protocol::control::Mounts::Stay => Mounts::Stop,
-            },
-        },
-        job: task.job,
-        freeze: hooks_of(task, source),
-        journal: hands.journal.clone(),
-        clock: Arc::clone(&hands.clock),
-    }
 }
 
 /// Quiet, view, thaw; then the reports.

@@ -126,7 +126,7 @@ fn each_mistake_has_a_place_and_a_suggestion() {
         ),
         ("require = \"crash\"", "require = \"crush\"", "did you mean `crash`?"),
         ("kind = \"aux\"", "kind = \"cloud\"", "cloud copies are not there yet"),
-        ("kind = \"files\"", "kind = \"postgres\"", "cannot be protected yet"),
+        ("kind = \"files\"", "kind = \"lun\"", "cannot be protected yet"),
         ("kind = \"files\"", "kind = \"file\"", "did you mean `files`?"),
         ("media_set = \"weekly\"", "", "policy.standard.copy.tape has no `media_set`"),
         ("node = \"dr1\"", "", "policy.standard.copy.secondary has no `node`"),
