@@ -112,7 +112,7 @@ impl Scratch {
         }
     }
 
-    fn failed(&mut self, what: &str) -> Failure {
+    fn failed(&self, what: &str) -> Failure {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         Failure::new(format!("{what}; it said:\n  {}", last_lines(&log)))
     }
