@@ -12,11 +12,13 @@ pub mod picture;
 pub mod plan;
 pub mod read;
 pub mod schema;
+pub mod wish;
 
 mod ber;
 mod gather;
 mod metadata;
 mod point;
+mod request;
 mod state;
 mod tls;
 
