@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
-use strongroom_agent::samba::{self, Controller, DOMAIN, PASSWORD, Shape};
+use strongroom_agent::samba::{self, Controller, DOMAIN, PASSWORD, Shape, Writes};
 use strongroom_agent::workload::directory::carry::{Carrier, CarryError};
 
 use super::rows::Row;
@@ -39,7 +39,7 @@ pub(crate) fn story(
 ) -> anyhow::Result<bool> {
     tell.begin("making a domain of Samba and its domain controller");
     let began = Instant::now();
-    let mut controller = Controller::provision(&dir.join("dc1"), "dc1")?;
+    let mut controller = Controller::provision(&dir.join("dc1"), "dc1", Writes::Synced)?;
     controller.start()?;
     let mut story = Story { dir, controller, rows: Vec::new(), differences: 0, lost: 0 };
     story.rows.push(Row::new("domain made", began.elapsed()));

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::workload::directory::change::{Act, Change, Edit, split};
 use crate::workload::directory::compare;
-use crate::workload::directory::object::{Attributes, Object, depth, folded, parent};
+use crate::workload::directory::object::{Attributes, Object, Values, depth, folded, parent};
 use crate::workload::directory::picture::Picture;
 use crate::workload::directory::wish::{PlanError, Wish, owners, wished};
 
@@ -101,7 +101,7 @@ pub struct Setting<'n> {
 
 /// Values to be added and removed, by the name of the object and the attribute.
 #[derive(Debug, Default)]
-struct Links(BTreeMap<(String, String), (Vec<Vec<u8>>, Vec<Vec<u8>>)>);
+struct Links(BTreeMap<(String, String), (Values, Values)>);
 
 struct Planner<'p> {
     point: &'p Picture,
