@@ -45,6 +45,15 @@ pub enum SambaError {
     Silent { log: PathBuf },
 }
 
+/// Whether a change of the domain is on the disk before it is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Writes {
+    /// As usual.
+    Synced,
+    /// Not: for tests, which no loss of power interests.
+    Unsynced,
+}
+
 /// A domain controller; stopped when dropped.
 #[derive(Debug)]
 pub struct Controller {
@@ -59,11 +68,12 @@ impl Controller {
     ///
     /// # Errors
     /// Something is missing, or fails.
-    pub fn provision(dir: &Path, host: &str) -> Result<Self, SambaError> {
+    pub fn provision(dir: &Path, host: &str, writes: Writes) -> Result<Self, SambaError> {
         let made = Self::apart(dir)?;
         let address = made.address.to_string();
         let state = dir.join("state");
         let options = [
+            format!("ldb:nosync={}", if writes == Writes::Unsynced { "yes" } else { "no" }),
             "interfaces=lo eth0".to_owned(),
             "bind interfaces only=yes".to_owned(),
             // Nobody is there: a name that is unknown is known to be so at once.
@@ -298,7 +308,7 @@ pub async fn fill(carrier: &Carrier, name: &str, shape: Shape) -> Result<Outcome
     let units = shape.users.div_ceil(shape.users_a_unit.max(1));
     let unit = |number: usize| format!("OU=Unit {number},{top}");
     let user = |number: usize| {
-        let escaped = if number % 50 == 0 { "\\, Zo\u{eb}" } else { "" };
+        let escaped = if number.is_multiple_of(50) { "\\, Zo\u{eb}" } else { "" };
         format!("CN={name} {number}{escaped},{}", unit(number / shape.users_a_unit.max(1)))
     };
     let group = |number: usize| format!("CN={name} G{number},{}", unit(number));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use strongroom_agent::recover::item;
-use strongroom_agent::samba::{Controller, DOMAIN as BASE};
+use strongroom_agent::samba::{Controller, DOMAIN as BASE, Writes};
 use strongroom_agent::workload::directory::carry::{Carrier, Outcome};
 use strongroom_agent::workload::directory::change::{Change, Edit};
 use strongroom_agent::workload::directory::ldap::Server;
@@ -151,7 +151,7 @@ impl Domain {
 
 /// A domain controller that runs with the keys that were vouched for.
 pub fn controller(dir: &Path, vouched: &Vouched) -> anyhow::Result<Controller> {
-    let mut controller = Controller::provision(dir, "dc1")?;
+    let mut controller = Controller::provision(dir, "dc1", Writes::Unsynced)?;
     keys(&controller, vouched)?;
     controller.start()?;
     Ok(controller)

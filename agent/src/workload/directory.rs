@@ -12,11 +12,13 @@ pub mod picture;
 pub mod plan;
 pub mod read;
 pub mod schema;
+pub mod wish;
 
 mod ber;
 mod gather;
 mod metadata;
 mod point;
+mod request;
 mod state;
 mod tls;
 
@@ -189,7 +191,9 @@ impl DirectoryView {
             let here = policy.text("versionNumber").and_then(|text| text.parse().ok());
             let there = files.get(&name).copied();
             if here.unwrap_or(0) != there.unwrap_or(0) {
-                let word = |version: Option<u64>| version.map_or("none".into(), |v| v.to_string());
+                let word = |version: Option<u64>| {
+                    version.map_or_else(|| "none".to_owned(), |v| v.to_string())
+                };
                 let (here, there) = (word(here), word(there));
                 apart.push(format!(
                     "group policy {name} is of version {here} in the directory and {there} in \
@@ -219,7 +223,7 @@ impl DirectoryView {
             exclude: &self.workload.exclude,
             stopped: &stopped,
         };
-        let mut whole = self.whole(&reading.memory.dir)?;
+        let mut whole = self.whole(&files.scratch())?;
         let mut harvest = self.runtime.block_on(gathering.run()).map_err(failed)?;
         for look in 1..=POLICY_LOOKS_MAX {
             let Some(unpacked) = &whole else { break };
@@ -231,7 +235,7 @@ impl DirectoryView {
                 harvest.notes.extend(apart);
                 break;
             }
-            whole = self.whole(&reading.memory.dir)?;
+            whole = self.whole(&files.scratch())?;
             self.runtime.block_on(gathering.settle(&mut harvest)).map_err(failed)?;
         }
         let head = gathering.head(&harvest);
@@ -254,6 +258,7 @@ impl Moment for DirectoryView {
         evidence: &mut Evidence,
     ) -> Result<Protected, ProtectError> {
         let files = Files::new(reading.memory.clone());
+        files.sweep();
         let (harvest, head, whole) = self.gather(reading, &files)?;
         evidence.broken.extend(harvest.notes.iter().cloned());
         if !harvest.settled {
@@ -284,6 +289,8 @@ impl Moment for DirectoryView {
         }
         let name = place(&self.reader.root.domain);
         let item = composer.directory(&name, point::private(0o700), entries)?;
+        drop(whole);
+        files.sweep();
         self.next = Some((files, head));
         composer.finish(item)
     }

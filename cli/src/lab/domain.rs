@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
-use strongroom_agent::samba::{self, Controller, DOMAIN, PASSWORD, Shape};
+use strongroom_agent::samba::{self, Controller, DOMAIN, PASSWORD, Shape, Writes};
 use strongroom_agent::workload::directory::carry::{Carrier, CarryError};
 
 use super::rows::Row;
@@ -39,9 +39,9 @@ pub(crate) fn story(
 ) -> anyhow::Result<bool> {
     tell.begin("making a domain of Samba and its domain controller");
     let began = Instant::now();
-    let mut controller = Controller::provision(&dir.join("dc1"), "dc1")?;
+    let mut controller = Controller::provision(&dir.join("dc1"), "dc1", Writes::Synced)?;
     controller.start()?;
-    let mut story = Story { dir, controller, rows: Vec::new(), differences: 0 };
+    let mut story = Story { dir, controller, rows: Vec::new(), differences: 0, lost: 0 };
     story.rows.push(Row::new("domain made", began.elapsed()));
     story.fill(users, tell)?;
     let mut lab = Lab::raise(&dir.join("sites"), dir, tell)?;
@@ -54,15 +54,24 @@ pub(crate) fn story(
     lab.await_copy(tell, "secondary snap at site b, read back", "secondary", "readable")?;
     lab.await_copy(tell, "aux copy on media, read back", "tape", "hash-verified")?;
     let before = story.ldif()?;
-    story.lose_and_restore(&lab, &point, "primary", &["--from", "a"], tell)?;
+    story.look(&lab, &point, tell)?;
+    tell.begin("deleting OU=Staff with everything in it");
+    let (server, unit) = (story.controller.server(), unit());
+    story.lost = wait(async {
+        let carrier = Carrier::open(&server).await?;
+        samba::delete(&carrier, &unit).await
+    })?;
+    story.restore(&lab, &point, "primary", &["--from", "a"], tell)?;
     story.judge(&before)?;
+    story.undo(&lab, "primary", tell)?;
     lab.lose_site_a(tell)?;
-    story.lose_and_restore(&lab, &point, "secondary", &["--from", "b"], tell)?;
+    story.restore(&lab, &point, "secondary", &["--from", "b"], tell)?;
+    story.undo(&lab, "secondary", tell)?;
     story.build_again(&lab, &point, tell)?;
     let media = lab.lose_site_b(tell)?.to_string_lossy().into_owned();
     let key = lab.dir.join("recovery-key").to_string_lossy().into_owned();
     let how = ["--media", media.as_str(), "--recovery-key-file", key.as_str()];
-    story.lose_and_restore(&lab, &point, "media", &how, tell)?;
+    story.restore(&lab, &point, "media", &how, tell)?;
     tell.end();
     let mut rows = lab.rows.clone();
     rows.append(&mut story.rows);
@@ -81,6 +90,8 @@ struct Story<'d> {
     controller: Controller,
     rows: Vec<Row>,
     differences: u64,
+    /// Objects in the unit that is lost.
+    lost: u64,
 }
 
 fn unit() -> String {
@@ -116,9 +127,14 @@ impl Story<'_> {
 
     fn change(&self, tell: &Telling) -> anyhow::Result<()> {
         tell.begin("changing one user");
+        self.describe("changed")
+    }
+
+    fn describe(&self, description: &str) -> anyhow::Result<()> {
         let dn = format!("CN=Staff 1,OU=Unit 0,{}", unit());
-        let text =
-            format!("dn: {dn}\nchangetype: modify\nreplace: description\ndescription: changed\n");
+        let text = format!(
+            "dn: {dn}\nchangetype: modify\nreplace: description\ndescription: {description}\n"
+        );
         let file = self.dir.join("change.ldif");
         std::fs::write(&file, text)?;
         let changed = self.client("ldapmodify").arg("-f").arg(file).output();
@@ -156,7 +172,65 @@ impl Story<'_> {
         ))
     }
 
-    fn lose_and_restore(
+    /// How the live directory is asked.
+    fn asking(&self) -> Vec<String> {
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        let mut words = vec!["--bind".to_owned(), "Administrator@test.lan".to_owned()];
+        words.extend(["--password-file".to_owned(), text(self.dir.join("password"))]);
+        words.extend(["--ca-file".to_owned(), text(self.controller.own_certificate())]);
+        words
+    }
+
+    fn undo_file(&self, name: &str) -> String {
+        self.dir.join(format!("undo-{name}")).to_string_lossy().into_owned()
+    }
+
+    /// The point is looked into, and a restore tried without doing it.
+    fn look(&self, lab: &Lab, point: &str, tell: &Telling) -> anyhow::Result<()> {
+        tell.begin("looking into the point");
+        let (unit, user) = (unit(), format!("CN=Staff 1,OU=Unit 0,{}", unit()));
+        let listed = lab.tool.text(&["directory", "ls", point, &unit, "-R"])?;
+        let found = lab.tool.text(&["directory", "search", point, "description=changed"])?;
+        let shown = lab.tool.text(&["directory", "show", point, &user])?;
+        let asking = self.asking();
+        let asking: Vec<&str> = asking.iter().map(String::as_str).collect();
+        let tried = ["directory", "restore", point, &user, "--attributes", "description"];
+        self.describe("other")?;
+        let tried = lab.tool.text(&[&tried[..], &["--dry-run"], &asking].concat())?;
+        self.describe("changed")?;
+        let wanted = format!(
+            "dn: {user}\nchangetype: modify\nreplace: description\n\
+                              description: changed\n-"
+        );
+        for (what, text, part) in [
+            ("ls", &listed, user.as_str()),
+            ("search", &found, user.as_str()),
+            ("show", &shown, "changed"),
+            ("restore --dry-run", &tried, wanted.as_str()),
+        ] {
+            if !text.contains(part) {
+                bail!("`directory {what}` does not say {part:?} but {text:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// The restore is taken back: the unit is lost again.
+    fn undo(&self, lab: &Lab, name: &str, tell: &Telling) -> anyhow::Result<()> {
+        tell.begin(&format!("taking the restore from the {name} back"));
+        let (asking, file) = (self.asking(), self.undo_file(name));
+        let asking: Vec<&str> = asking.iter().map(String::as_str).collect();
+        let order = ["directory", "undo", &file];
+        let report = lab.tool.json(&[&order[..], &asking].concat())?;
+        let refused = report["refused"].as_array().map_or(0, Vec::len);
+        let changes = report["changes"].as_u64().unwrap_or_default();
+        if refused > 0 || changes < self.lost {
+            bail!("{changes} of {} changes taken back, {refused} refused", self.lost);
+        }
+        Ok(())
+    }
+
+    fn restore(
         &mut self,
         lab: &Lab,
         point: &str,
@@ -164,18 +238,10 @@ impl Story<'_> {
         how: &[&str],
         tell: &Telling,
     ) -> anyhow::Result<()> {
-        tell.begin("deleting OU=Staff with everything in it");
-        let (server, unit) = (self.controller.server(), unit());
-        let gone = wait(async {
-            let carrier = Carrier::open(&server).await?;
-            samba::delete(&carrier, &unit).await
-        })?;
+        let (gone, unit) = (self.lost, unit());
         tell.begin(&format!("putting {gone} objects back from the {name}"));
-        let undo = self.dir.join(format!("undo-{name}")).to_string_lossy().into_owned();
-        let password = self.dir.join("password").to_string_lossy().into_owned();
-        let ca_file = self.controller.own_certificate().to_string_lossy().into_owned();
-        let asking = ["--bind", "Administrator@test.lan", "--password-file", &password];
-        let asking = [&asking[..], &["--ca-file", ca_file.as_str()]].concat();
+        let (undo, asking) = (self.undo_file(name), self.asking());
+        let asking: Vec<&str> = asking.iter().map(String::as_str).collect();
         let order = ["directory", "restore", point, unit.as_str(), "--subtree", "--undo", &undo];
         let began = Instant::now();
         let report = lab.tool.json(&[&order[..], how, &asking].concat())?;

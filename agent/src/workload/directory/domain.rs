@@ -72,7 +72,7 @@ impl Unpacked {
             move |source| DomainError::File { path, source }
         };
         fs::create_dir_all(scratch).map_err(file(scratch))?;
-        let made = tempfile::Builder::new().prefix(".domain-").tempdir_in(scratch);
+        let made = tempfile::tempdir_in(scratch);
         let made = Self { dir: made.map_err(file(scratch))? };
         let packed = made.dir.path().join("packed");
         fs::create_dir(&packed).map_err(file(&packed))?;
@@ -170,7 +170,7 @@ fn run(command: &mut Command) -> Result<(), DomainError> {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    let said = text.lines().filter(|line| !line.trim().is_empty()).next_back();
+    let said = text.lines().rfind(|line| !line.trim().is_empty());
     let said = said.unwrap_or("it said nothing").to_owned();
     Err(DomainError::Failed { program, status: output.status.to_string(), said })
 }

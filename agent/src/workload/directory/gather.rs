@@ -156,7 +156,7 @@ impl Gathering<'_> {
         why: &str,
     ) -> Result<Gathered, GatherError> {
         let to = self.files.new_lines(at);
-        let mut sorter = Sorter::new(&to)?;
+        let mut sorter = Sorter::new(&self.files.scratch())?;
         let mut cookie = Vec::new();
         loop {
             (self.stopped)()?;

@@ -64,7 +64,7 @@ pub enum LdapProblem {
     Trust(#[from] TrustError),
     /// The connection was not made, or broke.
     #[error("{url} cannot be reached; is it up, and does it serve LDAPS (port 636)?")]
-    Unreachable { url: String, source: LdapError },
+    Unreachable { url: String, source: Box<LdapError> },
     /// An answer that is none.
     #[error("{url} answered {what} with something that cannot be read")]
     Unreadable { url: String, what: String },
@@ -323,7 +323,7 @@ fn unreachable(server: &Server, source: LdapError) -> LdapProblem {
     };
     match reason.and_then(tls::disbelief) {
         Some(why) => LdapProblem::Certificate { url, why },
-        None => LdapProblem::Unreachable { url, source },
+        None => LdapProblem::Unreachable { url, source: Box::new(source) },
     }
 }
 

@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use crate::workload::directory::change::{Act, Change, Edit, split};
 use crate::workload::directory::compare;
-use crate::workload::directory::object::{Attributes, Object, depth, folded, is_within, parent};
+use crate::workload::directory::object::{Attributes, Object, Values, depth, folded, parent};
 use crate::workload::directory::picture::Picture;
+use crate::workload::directory::wish::{PlanError, Wish, owners, wished};
 
 /// Values added to one attribute in one request.
 const VALUES_MAX: usize = 500;
@@ -17,31 +18,6 @@ const APART: [&str; 4] =
     ["nTSecurityDescriptor", "objectCategory", "primaryGroupID", "userAccountControl"];
 /// The groups of an object: the other end of their members.
 const GROUPS: &str = "memberOf";
-
-/// What is to come back.
-#[derive(Clone, Debug, Default)]
-pub struct Wish {
-    pub names: Vec<String>,
-    /// With everything below.
-    pub subtree: bool,
-    /// Only these attributes; `memberOf` are the groups the object is in.
-    pub attributes: Option<Vec<String>>,
-}
-
-/// Nothing can be planned.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PlanError {
-    /// The point has no such object.
-    #[error("the point has no object {dn}; `strongroom directory search` looks for one")]
-    Absent { dn: String },
-    /// A parent is missing.
-    #[error("{above}, above {dn}, is not there any more: restore it first, or with it")]
-    Orphan { dn: String, above: String },
-    /// An attribute nobody may write.
-    #[error("{attribute} is the directory's own: it cannot be restored")]
-    Own { attribute: String },
-}
 
 /// What is there now of what a restore touches, deleted objects too.
 #[derive(Clone, Debug, Default)]
@@ -74,43 +50,6 @@ pub struct Plan {
     pub back: Vec<Uuid>,
     /// Of those, the ones whose identity is new, by the point's.
     pub anew: HashSet<Uuid>,
-}
-
-/// The objects of the point that are wished for, parents first.
-///
-/// # Errors
-/// A name the point does not have.
-pub fn wished<'p>(point: &'p Picture, wish: &Wish) -> Result<Vec<&'p Object>, PlanError> {
-    let mut found: BTreeMap<Uuid, &Object> = BTreeMap::new();
-    for dn in &wish.names {
-        let named = point.named(dn).filter(|object| !object.is_deleted());
-        let object = named.ok_or_else(|| PlanError::Absent { dn: dn.clone() })?;
-        found.insert(object.guid, object);
-        if wish.subtree {
-            let below = point.objects().filter(|o| !o.is_deleted() && is_within(&o.dn, dn));
-            found.extend(below.map(|object| (object.guid, object)));
-        }
-    }
-    let mut found: Vec<&Object> = found.into_values().collect();
-    found.sort_by_key(|object| (depth(&object.dn), object.dn.clone()));
-    Ok(found)
-}
-
-/// Objects of the point with links to what is wished for.
-pub fn owners<'p>(point: &'p Picture, wished: &[&Object]) -> Vec<&'p Object> {
-    let names: HashSet<String> = wished.iter().map(|object| folded(&object.dn)).collect();
-    let links = |object: &&Object| {
-        let mut attributes = object.attributes.0.iter();
-        !object.is_deleted()
-            && attributes.any(|(name, values)| {
-                point.schema.is_link(name) && values.iter().any(|value| is_one(value, &names))
-            })
-    };
-    point.objects().filter(links).collect()
-}
-
-fn is_one(value: &[u8], names: &HashSet<String>) -> bool {
-    std::str::from_utf8(value).is_ok_and(|text| names.contains(&folded(text)))
 }
 
 /// Decides.
@@ -162,7 +101,7 @@ pub struct Setting<'n> {
 
 /// Values to be added and removed, by the name of the object and the attribute.
 #[derive(Debug, Default)]
-struct Links(BTreeMap<(String, String), (Vec<Vec<u8>>, Vec<Vec<u8>>)>);
+struct Links(BTreeMap<(String, String), (Values, Values)>);
 
 struct Planner<'p> {
     point: &'p Picture,

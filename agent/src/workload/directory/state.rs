@@ -53,6 +53,21 @@ impl Files {
         self.memory.path("directory")
     }
 
+    /// Where a run may put what it needs meanwhile.
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.memory.dir.join(format!(".directory-{}", self.memory.workload))
+    }
+
+    /// Removes what a run put there, this one or one that was killed.
+    pub(super) fn sweep(&self) {
+        match fs::remove_dir_all(self.scratch()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, path = %self.scratch().display(), "it was not removed");
+            }
+            _ => {}
+        }
+    }
+
     /// The objects of a naming context as they were committed.
     pub(super) fn lines(&self, context: usize) -> PathBuf {
         self.memory.path(&format!("directory-{context}"))
@@ -107,11 +122,10 @@ pub(super) struct Sorter {
 }
 
 impl Sorter {
-    /// Beside where the lines will lie.
-    pub(super) fn new(beside: &Path) -> io::Result<Self> {
-        let above = beside.parent().unwrap_or(beside);
-        fs::create_dir_all(above)?;
-        let dir = tempfile::Builder::new().prefix(".directory-").tempdir_in(above)?;
+    /// With its files in a new directory below `scratch`.
+    pub(super) fn new(scratch: &Path) -> io::Result<Self> {
+        fs::create_dir_all(scratch)?;
+        let dir = tempfile::tempdir_in(scratch)?;
         let open = |shard: usize| {
             File::create(dir.path().join(shard.to_string()))
                 .map(|file| BufWriter::with_capacity(4 << 10, file))
@@ -213,7 +227,7 @@ mod tests {
     fn objects_are_sorted_and_merged_by_guid() {
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = (dir.path().join("a"), dir.path().join("b"));
-        let mut sorter = Sorter::new(&first).unwrap();
+        let mut sorter = Sorter::new(dir.path()).unwrap();
         for (guid, dn) in [(200, "y"), (3, "c"), (1, "a"), (3, "c")] {
             sorter.push(&object(guid, dn)).unwrap();
         }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use strongroom_agent::workload::directory::carry::{Carrier, Outcome, Passwords, Undo};
-use strongroom_agent::workload::directory::plan::{Plan, Wish};
+use strongroom_agent::workload::directory::plan::Plan;
+use strongroom_agent::workload::directory::wish::Wish;
 use strongroom_certs::files;
 use strongroom_protocol::admin::PointRef;
 
