@@ -79,7 +79,7 @@ impl Scratch {
         let text = fs::read_to_string(&auto).unwrap_or_default();
         let ours = text.find("# Written by `strongroom").unwrap_or(text.len());
         put(&auto, text.get(ours..).unwrap_or_default())?;
-        let mut server = Self {
+        let server = Self {
             programs: programs.clone(),
             data: data.to_owned(),
             socket: place.to_owned(),
