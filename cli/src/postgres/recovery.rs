@@ -145,7 +145,7 @@ mod tests {
         assert!(!text.contains("recovery_target_xid"), "{text}");
         let latest = Recovery { until: Until::Latest, log: Log::Own };
         let text = latest.settings(Path::new("/data"));
-        assert!(!text.contains("recovery_target_time"), "{text}");
+        assert!(!text.contains("recovery_target_time ="), "{text}");
         assert!(text.contains("restore_command = 'false'"), "{text}");
     }
 
