@@ -19,7 +19,7 @@ fn a_domain_is_lost_in_part_and_as_a_whole_and_comes_back() {
     let stages = told["stages"].as_array().unwrap();
     let restored = |stage: &&serde_json::Value| {
         stage["stage"].as_str().unwrap().contains("restore from the")
-            && stage["proof"].as_str().unwrap().starts_with("as it was but passwords; 17 objects")
+            && stage["proof"].as_str().unwrap().starts_with("as it was but passwords; 18 objects")
     };
     assert_eq!(stages.iter().filter(restored).count(), 3, "{told:#}");
 }

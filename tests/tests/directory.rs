@@ -146,8 +146,39 @@ async fn a_unit_comes_back_with_everything_in_it() {
     assert_eq!((by.stamp.version, by.controller.as_deref()), (2, Some("DC1")));
     domain.sites.await_copy("secondary", "readable").await.unwrap();
     let kept = domain.picture("proxy", second).await.unwrap();
+    single_attributes(&carrier, &kept).await;
     restore_and_undo(&carrier, &kept).await;
     domain.stop().await.unwrap();
+}
+
+async fn single_attributes(carrier: &Carrier, kept: &Picture) {
+    let user = format!("CN=Staff 7,OU=Unit 0,OU=Staff,{BASE}");
+    let group = format!("CN=Staff G0,OU=Unit 0,OU=Staff,{BASE}");
+    let seen = async || {
+        let now = live(carrier).await;
+        let text = |name| now.named(&user).unwrap().text(name).unwrap_or_default().to_owned();
+        let member =
+            now.named(&group).unwrap().values("member").contains(&user.clone().into_bytes());
+        (text("description"), text("department"), member)
+    };
+    let before = seen().await;
+    done(
+        carrier,
+        vec![
+            modify(&user, "description", Act::Replace, &["spoilt"]),
+            modify(&user, "department", Act::Replace, &["moved"]),
+            modify(&group, "member", Act::Remove, &[&user]),
+        ],
+    )
+    .await;
+    let attributes = Some(vec!["description".to_owned(), "memberOf".to_owned()]);
+    let wish = Wish { names: vec![user.clone()], subtree: false, attributes };
+    let plan = carrier.plan(kept, &wish).await.unwrap();
+    let outcome = carrier.restore(kept, &wish, &plan, Passwords::Random).await.unwrap();
+    assert_eq!((outcome.refused, outcome.passwords), (Vec::new(), 0));
+    assert_eq!(seen().await, (before.0, "moved".to_owned(), true));
+    carrier.run(&plan.undo, &mut Outcome::default()).await.unwrap();
+    assert_eq!(seen().await, ("spoilt".to_owned(), "moved".to_owned(), false));
 }
 
 async fn restore_and_undo(carrier: &Carrier, kept: &Picture) {
@@ -230,16 +261,7 @@ async fn what_goes_wrong_is_said_with_the_way_out() {
     let notes = first.about.clone().unwrap().notes.join(" ");
     assert!(notes.contains("DirSync is refused") && notes.contains("uSNChanged"), "{notes}");
 
-    let absent = Wish { names: vec!["CN=Nobody,DC=test,DC=lan".to_owned()], ..Wish::default() };
-    let refused = wished(&second, &absent).unwrap_err();
-    assert!(matches!(refused, PlanError::Absent { .. }), "{refused}");
-    let own = Wish {
-        names: vec![user.clone()],
-        attributes: Some(vec!["objectSid".to_owned()]),
-        ..Wish::default()
-    };
-    let refused = carrier.plan(&second, &own).await.unwrap_err().to_string();
-    assert!(refused.contains("objectSid"), "{refused}");
+    refused_wishes(&carrier, &second, &user).await;
     domain.password("wrong").unwrap();
     let job = domain.sites.protect(DOMAIN).await.unwrap();
     assert_ne!(job.state, "succeeded");
@@ -250,4 +272,17 @@ async fn what_goes_wrong_is_said_with_the_way_out() {
     let told = problem(&own).await.to_string();
     assert!(told.contains("has expired"), "{told}");
     domain.stop().await.unwrap();
+}
+
+async fn refused_wishes(carrier: &Carrier, point: &Picture, user: &str) {
+    let absent = Wish { names: vec!["CN=Nobody,DC=test,DC=lan".to_owned()], ..Wish::default() };
+    let refused = wished(point, &absent).unwrap_err();
+    assert!(matches!(refused, PlanError::Absent { .. }), "{refused}");
+    let own = Wish {
+        names: vec![user.to_owned()],
+        attributes: Some(vec!["objectSid".to_owned()]),
+        ..Wish::default()
+    };
+    let refused = carrier.plan(point, &own).await.unwrap_err().to_string();
+    assert!(refused.contains("objectSid"), "{refused}");
 }
