@@ -161,10 +161,8 @@ impl Controller {
         let child = samba.spawn().map_err(|source| missing("ip cannot be run", source))?;
         self.running = Some(child);
         let until = Instant::now() + START;
-        let at = SocketAddr::from((self.address, LDAPS));
         while Instant::now() < until {
-            let up = TcpStream::connect_timeout(&at, Duration::from_secs(1)).is_ok();
-            if up && self.own_certificate().is_file() {
+            if self.serves() && self.own_certificate().is_file() {
                 return Ok(());
             }
             let ended = self.running.as_mut().and_then(|child| child.try_wait().ok().flatten());
@@ -188,6 +186,17 @@ impl Controller {
         }
         signal(Signal::KILL);
         let _ = child.wait();
+        // Its workers end a moment later: the next start is not to take them for its own.
+        let until = Instant::now() + STOP;
+        while Instant::now() < until && self.serves() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Whether somebody listens where it serves LDAPS.
+    fn serves(&self) -> bool {
+        let at = SocketAddr::from((self.address, LDAPS));
+        TcpStream::connect_timeout(&at, Duration::from_secs(1)).is_ok()
     }
 
     /// How its administrator reaches it, believing its own certificate.
