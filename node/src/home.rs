@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use strongroom_protocol::{Identity, NodeName, OrgName, Role, SiteName};
@@ -13,6 +14,9 @@ use crate::scrubber::ScrubSettings;
 
 /// The file that says who the node is.
 pub const SETTINGS_FILE: &str = "node.toml";
+/// How long a lock that is held is waited for, and how long between two looks.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// What `node.toml` says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -171,17 +175,25 @@ impl Home {
         }
     }
 
-    /// Makes sure no other process runs this node; held until dropped.
+    /// Makes sure no other process runs this node; held until dropped. Waits a moment for one
+    /// that is ending, or for a program that another thread is about to start: until it is
+    /// started it holds whatever this process held.
     pub fn lock(&self) -> Result<std::fs::File, HomeError> {
         let path = self.path("node.lock");
         let failed = |source| HomeError::Io { path: path.clone(), source };
         let file = std::fs::File::create(&path).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(std::fs::TryLockError::WouldBlock) => {
-                Err(HomeError::Running { path: self.dir.clone() })
+        let until = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(std::fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                Err(std::fs::TryLockError::WouldBlock) => {
+                    return Err(HomeError::Running { path: self.dir.clone() });
+                }
+                Err(std::fs::TryLockError::Error(source)) => return Err(failed(source)),
             }
-            Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
         }
     }
 
