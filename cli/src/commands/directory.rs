@@ -101,7 +101,7 @@ impl SourceArgs {
 /// The live directory, and who asks.
 #[derive(Args, Debug, Clone)]
 struct ServerArgs {
-    /// The domain controller: ldaps://HOST[:PORT]; without it, the one the point was made of
+    /// The domain controller, as `ldaps://HOST`; without it, the one the point was made of
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// Who asks: user@domain, DOMAIN\user or a distinguished name
