@@ -132,11 +132,15 @@ async fn take_view(
     Ok(viewed)
 }
 
+/// An error of a workload as whoever ordered the point is told.
+pub(crate) fn refusal<W: Workload>(error: &W::Error) -> Refusal {
+    Refusal::new(W::refusal(error), Chain(error).to_string())
+}
+
 /// Makes a workload quiet, takes its view, lets it go.
 pub(crate) fn view<W: Workload>(workload: &W) -> Result<Viewed<Box<dyn Moment>>, Refusal> {
-    let refusal = |error: &W::Error| Refusal::new(W::refusal(error), Chain(error).to_string());
-    workload.discover().map_err(|error| refusal(&error))?;
-    let quiesced = workload.quiesce().map_err(|error| refusal(&error))?;
+    workload.discover().map_err(|error| refusal::<W>(&error))?;
+    let quiesced = workload.quiesce().map_err(|error| refusal::<W>(&error))?;
     let viewed = quiesced.view(|| {
         let view = workload.view()?;
         let reached = view.consistency();

@@ -4,21 +4,20 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde_json::Value;
+use strongroom_protocol::JobId;
 use strongroom_protocol::control::AppKind;
 use strongroom_protocol::opening::Refusal;
-use strongroom_protocol::{Chain, JobId};
 
 use crate::holder::Holding;
 use crate::orders::Hands;
-use crate::protect;
+use crate::protect::{self, refusal};
 use crate::quiesce::Viewed;
-use crate::workload::directory::{DirectoryError, DirectoryWorkload};
+use crate::workload::directory::DirectoryWorkload;
 use crate::workload::moment::{Memory, Moment};
-use crate::workload::postgres::error::PgError;
 use crate::workload::postgres::log::PgLog;
 use crate::workload::postgres::settings::{Cluster, Mode};
 use crate::workload::postgres::{self, PgWorkload};
-use crate::workload::{Workload as _, vm};
+use crate::workload::vm::{self, VmWorkload};
 
 /// What the policy file says of an application: words by key.
 #[derive(Clone, Debug, Default)]
@@ -94,18 +93,12 @@ pub(crate) fn view(
     match kind {
         AppKind::Postgres => postgres_view(settings, place),
         AppKind::Vm => {
-            let refused = |error: &vm::VmError| {
-                Refusal::new(vm::VmWorkload::refusal(error), Chain(error).to_string())
-            };
-            let machine = vm::VmWorkload::of(settings, place).map_err(|error| refused(&error))?;
-            protect::view(&machine)
+            let made = VmWorkload::of(settings, place);
+            protect::view(&made.map_err(|error| refusal::<VmWorkload>(&error))?)
         }
         AppKind::Directory => {
-            let refused = |error: &DirectoryError| {
-                Refusal::new(DirectoryWorkload::refusal(error), Chain(error).to_string())
-            };
-            let workload = DirectoryWorkload::of(settings).map_err(|error| refused(&error))?;
-            protect::view(&workload)
+            let made = DirectoryWorkload::of(settings);
+            protect::view(&made.map_err(|error| refusal::<DirectoryWorkload>(&error))?)
         }
     }
 }
@@ -114,8 +107,7 @@ fn postgres_view(
     settings: &Settings,
     place: &Place<'_>,
 ) -> Result<Viewed<Box<dyn Moment>>, Refusal> {
-    let unusable = |error: PgError| Refusal::new(error.refusal(), Chain(&error).to_string());
-    let cluster = Cluster::read(settings).map_err(unusable)?;
+    let cluster = Cluster::read(settings).map_err(|error| refusal::<PgWorkload>(&error))?;
     match cluster.mode {
         Mode::Direct => {
             let clock = Arc::clone(&place.hands.clock);

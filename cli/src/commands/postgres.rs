@@ -10,14 +10,13 @@ use strongroom_agent::workload::postgres::lsn::Lsn;
 use strongroom_protocol::WorkloadName;
 use strongroom_protocol::admin::PointRef;
 
-use crate::commands::restore::{beside, copy_site};
+use crate::commands::restore::{CopyArgs, beside, copy_site};
 use crate::failure::{Ending, Failure};
 use crate::human;
 use crate::point_at::point;
 use crate::postgres::{
     Delta, Log, Origin, Plan, Proof, Recovery, Restored, Trial, Until, prove, restore,
 };
-use crate::secrets::OpenerArgs;
 use crate::session::Session;
 
 /// Restore or prove a cluster of PostgreSQL
@@ -39,17 +38,8 @@ struct FromArgs {
     /// A point of a cluster: an id, its last 8 digits, or latest:WORKLOAD
     #[arg(value_name = "POINT", value_parser = point())]
     point: PointRef,
-    /// Which copy: primary, secondary, or a site
-    #[arg(long, value_name = "COPY", conflicts_with = "media")]
-    from: Option<String>,
-    /// Straight from the cartridges in this library's directory, without any node
-    #[arg(long, value_name = "DIR")]
-    media: Option<PathBuf>,
     #[command(flatten)]
-    opener: OpenerArgs,
-    /// With --media: where packs from the cartridges are put meanwhile
-    #[arg(long, value_name = "DIR", requires = "media")]
-    staging: Option<PathBuf>,
+    copy: CopyArgs,
     /// Go on through the log that the points of this workload hold
     #[arg(long, value_name = "WORKLOAD", conflicts_with = "wal")]
     wal_from: Option<WorkloadName>,
@@ -134,12 +124,12 @@ fn mapping(text: &str) -> Result<(String, PathBuf), String> {
 
 impl FromArgs {
     async fn origin(&self, session: &Session, target: &std::path::Path) -> Result<Origin, Failure> {
-        if let Some(media) = &self.media {
-            let staging = self.staging.clone().map_or_else(|| beside(target), Ok)?;
-            let opener = Arc::new(self.opener.opener()?);
+        if let Some(media) = &self.copy.media {
+            let staging = self.copy.staging.clone().map_or_else(|| beside(target), Ok)?;
+            let opener = Arc::new(self.copy.opener.opener()?);
             return Ok(Origin::Media { media: media.clone(), opener, staging });
         }
-        let site = copy_site(session, self.from.as_deref())?;
+        let site = copy_site(session, self.copy.from.as_deref())?;
         Ok(Origin::Node(Box::new(session.contact_at(site.as_ref()).await?)))
     }
 

@@ -17,6 +17,22 @@ use crate::restoring::{Order, from_media, from_node};
 use crate::secrets::OpenerArgs;
 use crate::session::{Session, unexpected};
 
+// A doc comment here would stand as what the command is for, in each that is made of it.
+#[derive(Args, Debug)]
+pub(super) struct CopyArgs {
+    /// Which copy: primary, secondary, or a site
+    #[arg(long, value_name = "COPY", conflicts_with = "media")]
+    pub(super) from: Option<String>,
+    /// Straight from the cartridges in this library's directory, without any node
+    #[arg(long, value_name = "DIR")]
+    pub(super) media: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) opener: OpenerArgs,
+    /// With --media: where packs from the cartridges are put meanwhile
+    #[arg(long, value_name = "DIR", requires = "media")]
+    pub(super) staging: Option<PathBuf>,
+}
+
 /// Restore a point, or a path in it
 #[derive(Args, Debug)]
 pub(crate) struct RestoreArgs {
@@ -29,22 +45,13 @@ pub(crate) struct RestoreArgs {
     /// Only what fits this glob, as in .gitignore; may be repeated
     #[arg(long, value_name = "GLOB")]
     pub(super) select: Vec<String>,
-    /// Which copy: primary, secondary, or a site
-    #[arg(long, value_name = "COPY", conflicts_with = "media")]
-    pub(super) from: Option<String>,
-    /// Straight from the cartridges in this library's directory, without any node
-    #[arg(long, value_name = "DIR", conflicts_with = "on")]
-    pub(super) media: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) opener: OpenerArgs,
-    /// With --media: where packs from the cartridges are put meanwhile
-    #[arg(long, value_name = "DIR", requires = "media")]
-    pub(super) staging: Option<PathBuf>,
+    pub(super) copy: CopyArgs,
     /// What happens to what is there already
     #[arg(long, value_enum, default_value_t = Overwrite::Never)]
     pub(super) overwrite: Overwrite,
     /// On the host of this agent, into this directory of it
-    #[arg(long, value_name = "AGENT:/PATH")]
+    #[arg(long, value_name = "AGENT:/PATH", conflicts_with = "media")]
     pub(super) on: Option<String>,
 }
 
@@ -77,15 +84,16 @@ impl RestoreArgs {
             },
             target,
         };
-        match &self.media {
+        match &self.copy.media {
             Some(media) => {
-                let opener = self.opener.opener()?;
-                let staging = self.staging.clone().map_or_else(|| beside(&order.target), Ok)?;
-                let kept = self.staging.is_some();
+                let opener = self.copy.opener.opener()?;
+                let staging =
+                    self.copy.staging.clone().map_or_else(|| beside(&order.target), Ok)?;
+                let kept = self.copy.staging.is_some();
                 from_media(session, order, media.clone(), opener, staging, kept).await
             }
             None => {
-                let site = copy_site(session, self.from.as_deref())?;
+                let site = copy_site(session, self.copy.from.as_deref())?;
                 let contact = session.contact_at(site.as_ref()).await?;
                 from_node(session, &contact, order).await
             }
@@ -94,7 +102,7 @@ impl RestoreArgs {
 
     async fn on_agent(&self, session: &Session, on: &str) -> Result<Ending, Failure> {
         let (agent, target) = agent_and_path(on)?;
-        let site = copy_site(session, self.from.as_deref())?;
+        let site = copy_site(session, self.copy.from.as_deref())?;
         let contact: Contact = session.contact_at(site.as_ref()).await?;
         let mut select = self.select.clone();
         if !self.at.path.is_empty() {

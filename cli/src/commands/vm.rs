@@ -12,10 +12,9 @@ use strongroom_agent::vmlab::{
 use strongroom_agent::workload::vm::{DESCRIPTION, DISKS};
 use strongroom_protocol::admin::PointRef;
 
-use crate::commands::restore::{Overwrite, RestoreArgs};
+use crate::commands::restore::{CopyArgs, Overwrite, RestoreArgs};
 use crate::failure::{Ending, Failure, While};
 use crate::point_at::{PointAt, point};
-use crate::secrets::OpenerArgs;
 use crate::session::{Session, blocking};
 
 /// Restore virtual machines, and prove that they boot
@@ -29,22 +28,6 @@ pub(crate) struct VmArgs {
 enum Action {
     Restore(VmRestoreArgs),
     Prove(VmProveArgs),
-}
-
-/// Which copy of the point.
-#[derive(Args, Debug)]
-struct CopyArgs {
-    /// Which copy: primary, secondary, or a site
-    #[arg(long, value_name = "COPY", conflicts_with = "media")]
-    from: Option<String>,
-    /// Straight from the cartridges in this library's directory, without any node
-    #[arg(long, value_name = "DIR")]
-    media: Option<PathBuf>,
-    #[command(flatten)]
-    opener: OpenerArgs,
-    /// With --media: where packs from the cartridges are put meanwhile
-    #[arg(long, value_name = "DIR", requires = "media")]
-    staging: Option<PathBuf>,
 }
 
 /// Restore the disks and the configuration of a machine into a directory
@@ -115,19 +98,14 @@ impl VmArgs {
     }
 }
 
-impl CopyArgs {
-    fn restore(self, point: PointRef, to: &Path, select: Vec<String>) -> RestoreArgs {
-        RestoreArgs {
-            at: PointAt { point, path: Vec::new() },
-            to: Some(to.to_owned()),
-            select,
-            from: self.from,
-            media: self.media,
-            opener: self.opener,
-            staging: self.staging,
-            overwrite: Overwrite::IfDifferent,
-            on: None,
-        }
+fn restore(copy: CopyArgs, point: PointRef, to: &Path, select: Vec<String>) -> RestoreArgs {
+    RestoreArgs {
+        at: PointAt { point, path: Vec::new() },
+        to: Some(to.to_owned()),
+        select,
+        copy,
+        overwrite: Overwrite::IfDifferent,
+        on: None,
     }
 }
 
@@ -138,7 +116,7 @@ impl VmRestoreArgs {
         if !select.is_empty() {
             select.push(format!("/{DESCRIPTION}"));
         }
-        let restore = self.copy.restore(self.point, &self.to, select);
+        let restore = restore(self.copy, self.point, &self.to, select);
         let ending = restore.run(session).await?;
         let (to, wanted, format) = (self.to, self.disk, self.format);
         blocking(move || {
@@ -195,7 +173,7 @@ impl VmProveArgs {
             out: session.out.without_answers(),
             clock: session.clock.clone(),
         };
-        let restore = self.copy.restore(self.point, &to, Vec::new());
+        let restore = restore(self.copy, self.point, &to, Vec::new());
         if restore.run(&quiet).await? != Ending::Done {
             return Err(Failure::new("the machine was not restored whole, and is not booted"));
         }
