@@ -12,6 +12,7 @@ mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -109,6 +110,18 @@ struct Figures {
     cost: Cost,
     stored_bytes: u64,
     note: String,
+}
+
+impl Figures {
+    /// A restore is done when it is on the disk: what a tool left to the kernel is counted too.
+    fn until_synced(&mut self, restored: &Path) -> Result<()> {
+        let began = Instant::now();
+        rustix::fs::syncfs(std::fs::File::open(restored)?)?;
+        let seconds = began.elapsed().as_secs_f64();
+        self.cost.seconds += seconds;
+        self.note = format!("{} sync {seconds:.1} s", self.note).trim().to_owned();
+        Ok(())
+    }
 }
 
 /// Whatever can be measured: a peer, ourselves, the bare machine.
@@ -249,7 +262,10 @@ impl Bench<'_> {
             let figures = doing
                 .step(step)
                 .with_context(|| format!("{tool}, {}, {}", self.data.as_str(), step.as_str()))?;
-            let Some(figures) = figures else { continue };
+            let Some(mut figures) = figures else { continue };
+            if matches!(step, Step::Restore | Step::InPlace) {
+                figures.until_synced(&place.restored)?;
+            }
             let row = Row::new(self.run, self.data, tool, step, figures);
             row.say();
             if let Some(file) = &self.arguments.rows {
