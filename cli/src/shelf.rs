@@ -18,14 +18,14 @@ use strongroom_store::manifest::Manifest;
 use strongroom_store::media::{MediaError, MediaReader, MediumInfo};
 use strongroom_store::pack::{pack_path, read_footer};
 use strongroom_store::repo::{Mode, Repo, RepoKeys};
-use strongroom_store::tape::{TapeError, VirtualLibrary};
+use strongroom_store::tape::{TapeError, open_library};
 use strongroom_store::tree::{Step, Tree};
 
 use crate::failure::{Failure, While};
 use crate::scene::{Scene, Source, Spot};
 use crate::vault::{Opener, unwrap};
 
-/// The cartridges in a library's directory.
+/// The cartridges in a library.
 pub(crate) struct Shelf {
     reader: MediaReader,
 }
@@ -55,15 +55,17 @@ pub(crate) struct Brought {
 impl Shelf {
     /// Looks at every cartridge once.
     pub(crate) fn open(dir: &Path) -> Result<Self, Failure> {
-        let library = VirtualLibrary::open(dir).map_err(|error| {
+        let library = open_library(dir, Path::new(".")).map_err(|error| {
             let used = matches!(error, TapeError::LibraryInUse { .. });
             let failure = Failure::from(error);
             match used {
                 true => failure.hint("stop the proxy that uses it, or restore --from secondary"),
-                false => failure.hint("name the directory of library.json and the cartridges"),
+                false => failure.hint(
+                    "name the directory of library.json and the cartridges, or iscsi://HOST/TARGET",
+                ),
             }
         })?;
-        Ok(Self { reader: MediaReader::open(Arc::new(library))? })
+        Ok(Self { reader: MediaReader::open(library)? })
     }
 
     /// Every medium known.

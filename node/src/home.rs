@@ -44,7 +44,8 @@ pub struct Settings {
     /// Life of certificates this node issues, in seconds.
     #[serde(default = "certificate_seconds")]
     pub certificate_seconds: u32,
-    /// Where the tape library's directory lies, for a proxy.
+    /// The tape library of a proxy: a directory, `iscsi://HOST/TARGET`, or
+    /// `scsi:CHANGER?drives=DRIVE,DRIVE` (`docs/tape.md`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub library: Option<PathBuf>,
     /// What a proxy keeps whatever its coordinator orders.

@@ -21,7 +21,7 @@ use strongroom_protocol::link::{Endpoint, LinkError};
 use strongroom_store::disk::LocalDisk;
 use strongroom_store::keys::VaultKey;
 use strongroom_store::repo::{Mode, Repo, RepoError};
-use strongroom_store::tape::{TapeError, TapeLibrary, VirtualLibrary};
+use strongroom_store::tape::{self, TapeError, TapeLibrary};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -59,7 +59,7 @@ pub enum ProxyError {
     #[error("the journal of expiry is not usable")]
     Journal(#[from] JournalError),
     /// The tape library.
-    #[error("the tape library in {} cannot be opened", path.display())]
+    #[error("the tape library {} cannot be opened", path.display())]
     Library { path: PathBuf, source: TapeError },
 }
 
@@ -171,9 +171,6 @@ fn open_repo(home: &Home) -> Result<Repo, ProxyError> {
 }
 
 fn open_library(home: &Home, path: PathBuf) -> Result<Arc<dyn TapeLibrary>, ProxyError> {
-    let path = home.dir().join(path);
-    match VirtualLibrary::open(&path) {
-        Ok(library) => Ok(Arc::new(library)),
-        Err(source) => Err(ProxyError::Library { path, source }),
-    }
+    let opened = tape::open_library(&path, home.dir());
+    opened.map_err(|source| ProxyError::Library { path, source })
 }

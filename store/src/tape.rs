@@ -9,9 +9,12 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 mod frame;
+mod opened;
+pub mod scsi;
 mod virtual_drive;
 pub mod virtual_library;
 
+pub use opened::{SECRET_FILE, open_library};
 pub use virtual_drive::VirtualDrive;
 pub use virtual_library::{Shape, VirtualLibrary};
 
@@ -70,10 +73,17 @@ impl From<Barcode> for String {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TapeError {
+    #[error(transparent)]
+    Address(#[from] scsi::AddressError),
     #[error("{text:?} is not a barcode: 1 to 32 of A-Z, 0-9, '-', '_', starting plain")]
     Barcode { text: String },
     #[error("cartridge {barcode}: a block of {bytes} bytes is outside 1 to {limit}")]
     BlockSize { barcode: Barcode, bytes: usize, limit: usize },
+    /// Somebody opened the library or took the cartridge while it was in use.
+    #[error("cartridge {barcode}: the drive may hold another one now; load it again")]
+    CartridgeChanged { barcode: Barcode },
+    #[error("cartridge {barcode} is for cleaning drives and holds no data")]
+    CleaningCartridge { barcode: Barcode },
     #[error("cartridge {barcode}: file {file} block {block} cannot be read")]
     Damaged { barcode: Barcode, file: u32, block: u32 },
     #[error("cartridge {barcode}: no drive is free, or another user has it")]
@@ -93,6 +103,8 @@ pub enum TapeError {
     /// After a bus reset or power loss of a drive: nothing may be written before a locate.
     #[error("cartridge {barcode}: the drive lost its position")]
     PositionLost { barcode: Barcode },
+    #[error(transparent)]
+    Scsi(#[from] scsi::ScsiError),
     #[error("cartridge {barcode}: no free slot, or the barcode is taken")]
     SlotTaken { barcode: Barcode },
     #[error("cartridge {barcode}: write-protected")]

@@ -124,7 +124,7 @@ impl TwoSites {
             org: org.clone(),
             cut: CutParams::FILES,
             created: now,
-            wraps: vec![serde_json::to_vec(&wrap)?],
+            wraps: vec![postcard::to_stdvec(&wrap)?],
         };
         let sites = Self {
             dir: dir.to_owned(),

@@ -38,6 +38,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("agent/src/workload/btrfs.rs", "ioctls of btrfs: snapshots"),
     ("agent/src/workload/files/project.rs", "ioctls of inodes: project ids"),
     ("store/src/cut/simd.rs", "vector instructions chosen at run time"),
+    ("store/src/tape/scsi/sg.rs", "the ioctl of SCSI commands"),
 ];
 
 /// Files that may spawn tasks nobody joins by name, and why.

@@ -48,6 +48,8 @@ const WANTED: &[Wanted] = &[
     Wanted { program: "ldapsearch", package: "ldap-utils", why: "a second reader of a domain" },
     Wanted { program: "ip", package: "iproute2", why: "a network for each domain controller" },
     Wanted { program: "sqlite3", package: "sqlite3", why: "a second reader of the catalog" },
+    Wanted { program: "tgtd", package: "tgt", why: "a real tape library over iSCSI" },
+    Wanted { program: "python3", package: "python3", why: "a second reader of media" },
 ];
 
 /// Where system programs lie when PATH does not name it.

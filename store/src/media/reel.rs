@@ -180,6 +180,10 @@ impl Reel {
             Ok(Readout::Block(bytes)) => Ok(Peek::Block(self.buffer[..bytes].to_vec())),
             Ok(_) => Ok(Peek::Empty),
             Err(TapeError::Damaged { .. }) => Ok(Peek::Damaged),
+            // Longer than any block of ours; its head says whose it is.
+            Err(TapeError::BlockSize { limit, .. }) => {
+                Ok(Peek::Block(self.buffer[..limit.min(self.buffer.len())].to_vec()))
+            }
             Err(error) => Err(error),
         }
     }

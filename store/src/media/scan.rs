@@ -14,6 +14,9 @@ use crate::media::label::{
 use crate::media::reel::{FileEnd, Reel};
 use crate::tape::TapeError;
 
+/// The session of a point that was found without a catalog: nobody says which it was.
+pub(crate) const SESSION_UNKNOWN: u32 = u32::MAX;
+
 /// Bytes of a pack's head that say what it is.
 const PACK_HEAD_BYTES: usize = 64;
 /// How much of a pack is hashed at a time.
@@ -202,8 +205,8 @@ fn judge(report: &mut FileReport, head: &[u8], body: Body, scanned: &mut Scanned
         if matches!(what, WhatV1::Pack { .. }) {
             scanned.repo = scanned.repo.or_else(|| repo_of(head));
         }
-        // Which session wrote it is not known: packs count for every point, points for all.
-        let session = if matches!(what, WhatV1::Point { .. }) { u32::MAX } else { 0 };
+        // Packs count for every point, points for all.
+        let session = if matches!(what, WhatV1::Point { .. }) { SESSION_UNKNOWN } else { 0 };
         let FileReport { file, bytes, .. } = *report;
         scanned.entries.push(EntryV1 { file, session, bytes, what });
     }

@@ -107,7 +107,7 @@ impl MediaSetWriter {
         }
         let last = self.survey.media.values().map(|medium| medium.session_last).max();
         self.session = Some(Session {
-            number: last.unwrap_or(0) + 1,
+            number: last.unwrap_or(0).saturating_add(1),
             planned_bytes,
             packs: HashSet::new(),
             points: HashSet::new(),

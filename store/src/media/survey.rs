@@ -12,7 +12,7 @@ use crate::media::label::{
     CATALOG_BYTES_MAX, CATALOG_MAGIC, FileKind, LABEL_BYTES_MAX, LABEL_MAGIC, LabelV1, unsealed,
 };
 use crate::media::reel::{FileEnd, Peek, Reel};
-use crate::media::scan::{Scanned, scan};
+use crate::media::scan::{SESSION_UNKNOWN, Scanned, scan};
 use crate::tape::{Barcode, Protection, TapeError, TapeLibrary};
 
 /// In which state a medium of a set was found.
@@ -130,7 +130,9 @@ fn remember(survey: &mut Survey, earlier: EarlierV1) {
         survey.media.insert(earlier.label.medium, medium);
     }
     let EarlierV1 { label, state, entries } = earlier;
-    let session_last = entries.iter().map(|entry| entry.session).max().unwrap_or(0);
+    // What was found without a catalog has no session that could be counted on from.
+    let sessions = entries.iter().map(|entry| entry.session);
+    let session_last = sessions.filter(|session| *session != SESSION_UNKNOWN).max().unwrap_or(0);
     let medium = survey.media.entry(label.medium).or_insert_with(|| Medium {
         barcode: label.barcode.clone(),
         label,
