@@ -71,11 +71,18 @@ impl<'a> Ours<'a> {
         self.command(&["--site", "a", "restore", &point, "--to", &to, "--overwrite", overwrite])
     }
 
-    /// From the order to "there, and read back"; the copy was ordered when the point came.
+    /// From the order to "there", and to "read back"; the copy was ordered when the point came.
     fn replicate(&mut self) -> Result<(Cost, String)> {
         let before = self.before()?;
+        self.sites.replicated(None)?;
+        let seconds = before.began.elapsed().as_secs_f64();
+        let mut copied = 0.0;
+        for (role, used) in &before.cpu_seconds {
+            copied += cpu_seconds(self.sites.pid(*role)?)? - used;
+        }
         self.sites.replicated(Some("readable"))?;
-        self.after(before, Cost::default())
+        let (cost, note) = self.after(before, Cost::default())?;
+        Ok((cost, format!("{note}, there after {seconds:.1} s and {copied:.1} CPU s")))
     }
 }
 
