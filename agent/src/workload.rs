@@ -7,6 +7,7 @@ pub mod btrfs;
 pub mod compose;
 pub mod directory;
 pub mod files;
+pub mod mariadb;
 pub mod moment;
 pub mod postgres;
 pub mod vm;

@@ -9,6 +9,7 @@ mod init;
 mod jobs;
 mod keys;
 mod ls;
+mod mariadb;
 mod media;
 mod operator;
 mod orders;
@@ -53,6 +54,7 @@ pub(crate) enum Command {
     Policy(policy::PolicyArgs),
     WhatIf(policy::WhatIfArgs),
     Postgres(postgres::PostgresArgs),
+    Mariadb(mariadb::MariadbArgs),
     /// List what is protected
     Workloads,
     Protect(protect::ProtectArgs),
@@ -99,6 +101,7 @@ impl Command {
             Self::Policy(args) => args.run(session).await,
             Self::WhatIf(args) => args.run(session).await,
             Self::Postgres(args) => args.run(session).await,
+            Self::Mariadb(args) => args.run(session).await,
             Self::Protect(args) => args.run(session).await,
             Self::Jobs(args) => args.run(session).await,
             Self::Ls(args) => args.run(session).await,

@@ -10,6 +10,7 @@ mod human;
 mod keyring;
 mod lab;
 mod live;
+mod mariadb;
 mod operator;
 mod output;
 mod point_at;

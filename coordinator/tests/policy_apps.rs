@@ -70,6 +70,20 @@ fn each_mistake_has_a_place_and_a_suggestion() {
 }
 
 #[test]
+fn a_server_of_mariadb_has_its_own_keys() {
+    let text = DATABASE.replace("postgres\"", "mariadb\"").replace("max_lag", "lock_wait");
+    let declared = declared(&text);
+    let workload = declared.workloads.values().next().unwrap();
+    assert_eq!(workload.source.kind(), "mariadb");
+    let Source::App(source) = &workload.source else { panic!("{workload:?}") };
+    assert!(source.settings.contains(&("lock_wait".to_owned(), "600".to_owned())));
+    let text = text.replace("port = 5433", "way = \"dump\"");
+    let problems = parse("policy.toml", &text).map(|parsed| parsed.warnings).unwrap_err();
+    let said: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
+    assert!(said.iter().any(|line| line.contains("`way` cannot be \"dump\"")), "{said:?}");
+}
+
+#[test]
 fn a_plan_names_the_setting_that_changes() {
     let old = declared(DATABASE);
     let new = declared(&DATABASE.replace("5433", "5434"));

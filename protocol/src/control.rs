@@ -239,6 +239,8 @@ pub enum AppKind {
     Directory,
     /// A virtual machine.
     Vm,
+    /// A server of MariaDB.
+    Mariadb,
 }
 
 impl AppKind {
@@ -248,6 +250,7 @@ impl AppKind {
             Self::Postgres => "postgres",
             Self::Directory => "directory",
             Self::Vm => "vm",
+            Self::Mariadb => "mariadb",
         }
     }
 }

@@ -38,6 +38,12 @@ const WANTED: &[Wanted] = &[
     Wanted { program: "setfattr", package: "attr", why: "extended attributes of test trees" },
     Wanted { program: "setfacl", package: "acl", why: "access control lists of test trees" },
     Wanted { program: "mkfs.btrfs", package: "btrfs-progs", why: "snapshots of a real btrfs" },
+    Wanted {
+        program: "mariadbd",
+        package: "mariadb-server",
+        why: "a second real server to protect",
+    },
+    Wanted { program: "mbstream", package: "mariadb-backup", why: "what streams that server" },
     Wanted { program: "pg_ctlcluster", package: "postgresql", why: "a real server to protect" },
     Wanted {
         program: "samba-tool",

@@ -13,6 +13,8 @@ use crate::orders::Hands;
 use crate::protect::{self, refusal};
 use crate::quiesce::Viewed;
 use crate::workload::directory::DirectoryWorkload;
+use crate::workload::mariadb::settings::Target;
+use crate::workload::mariadb::{self, MariaWorkload};
 use crate::workload::moment::{Memory, Moment};
 use crate::workload::postgres::log::PgLog;
 use crate::workload::postgres::settings::{Cluster, Mode};
@@ -80,7 +82,7 @@ pub(crate) struct Place<'run> {
 pub fn held(what: &str, about: &Value) -> Option<Result<Box<dyn Holding>, String>> {
     match what {
         vm::guest::GUEST_AGENT => Some(vm::guest::holding(about)),
-        what => postgres::held(what, about),
+        what => postgres::held(what, about).or_else(|| mariadb::held(what, about)),
     }
 }
 
@@ -99,6 +101,12 @@ pub(crate) fn view(
         AppKind::Directory => {
             let made = DirectoryWorkload::of(settings);
             protect::view(&made.map_err(|error| refusal::<DirectoryWorkload>(&error))?)
+        }
+        AppKind::Mariadb => {
+            let target =
+                Target::read(settings).map_err(|error| refusal::<MariaWorkload>(&error))?;
+            let clock = Arc::clone(&place.hands.clock);
+            protect::view(&MariaWorkload::new(target, place.job, clock))
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use strongroom_agent::holder::HOLDER_WORD;
 use strongroom_agent::workload::postgres::programs::OwnCluster;
 
 use super::Sites;
@@ -189,7 +190,9 @@ pub(crate) fn holder(agent: u32) -> Option<u32> {
     let mut pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let of_agent = |pid: &u32| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         status.lines().any(|line| line == format!("PPid:\t{agent}"))
+            && words.split(|byte| *byte == 0).any(|word| word == HOLDER_WORD.as_bytes())
     };
     pids.find(of_agent)
 }

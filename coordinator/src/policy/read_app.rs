@@ -60,6 +60,17 @@ const DIRECTORY: &[Key] = &[
     may("samba_config", Shape::Path),
     may("exclude", Shape::List),
 ];
+const MARIADB: &[Key] = &[
+    must("host", Shape::Text, "host = \"/run/mysqld/mysqld.sock\""),
+    may("port", Shape::Number),
+    may("user", Shape::Text),
+    may("password_file", Shape::Path),
+    may("data", Shape::Path),
+    may("way", Shape::OneOf(&["auto", "snapshot", "stream"])),
+    may("program", Shape::Path),
+    may("lock_wait", Shape::Duration),
+    may("freeze_deadline", Shape::Duration),
+];
 const VM: &[Key] = &[
     must("machine", Shape::Text, "machine = \"web1\""),
     must("qmp", Shape::Path, "qmp = \"/run/vm/web1.qmp\""),
@@ -74,6 +85,7 @@ const VM: &[Key] = &[
 const fn table(kind: AppKind) -> &'static [Key] {
     match kind {
         AppKind::Directory => DIRECTORY,
+        AppKind::Mariadb => MARIADB,
         AppKind::Postgres => POSTGRES,
         AppKind::Vm => VM,
     }
