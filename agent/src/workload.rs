@@ -10,6 +10,7 @@ pub mod files;
 pub mod moment;
 pub mod postgres;
 pub mod vm;
+pub mod vsphere;
 
 use strongroom_protocol::opening::RefusalKind;
 use strongroom_protocol::{BlobKind, ChunkId, Reference};

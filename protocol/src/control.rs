@@ -239,6 +239,8 @@ pub enum AppKind {
     Directory,
     /// A virtual machine.
     Vm,
+    /// A virtual machine of vSphere, by its server.
+    Vsphere,
 }
 
 impl AppKind {
@@ -248,6 +250,7 @@ impl AppKind {
             Self::Postgres => "postgres",
             Self::Directory => "directory",
             Self::Vm => "vm",
+            Self::Vsphere => "vsphere",
         }
     }
 }

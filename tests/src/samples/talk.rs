@@ -142,7 +142,7 @@ impl Sampled for ToNode {
         all.extend(healing_works().into_iter().map(assign));
         let work = protecting(Mounts::Cross, None);
         all.push(assign(Work::ProtectBlocks { work, blocks_min: 1 << 15, blocks_max: 3 << 15 }));
-        let apps = [AppKind::Postgres, AppKind::Directory, AppKind::Vm];
+        let apps = [AppKind::Postgres, AppKind::Directory, AppKind::Vm, AppKind::Vsphere];
         all.extend(apps.map(protecting_app).map(Work::ProtectApp).map(assign));
         all
     }
