@@ -11,6 +11,7 @@ pub mod mariadb;
 pub mod moment;
 pub mod postgres;
 pub mod vm;
+pub mod vsphere;
 
 use strongroom_protocol::opening::RefusalKind;
 use strongroom_protocol::{BlobKind, ChunkId, Reference};

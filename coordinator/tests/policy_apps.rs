@@ -94,3 +94,17 @@ fn a_plan_names_the_setting_that_changes() {
         plan(Some(&old), &old, &[], &Marks::default(), Timestamp::default());
     assert_eq!(unchanged, vec![]);
 }
+
+#[test]
+fn a_machine_of_vsphere_says_where_and_as_whom() {
+    let before = DATABASE.split("kind =").next().unwrap();
+    let text = format!(
+        "{before}kind = \"vsphere\"\nmachine = \"web1\"\nurl = \"https://vc\"\nuser = \"b\"\n\
+         change_tracking = \"enabled\"\npassword_file = \"/etc/pw\"\n"
+    );
+    let read = declared(&text);
+    let workload = read.workloads.values().next().unwrap();
+    assert_eq!((workload.source.kind(), workload.source.place().as_str()), ("vsphere", "web1"));
+    let said = parse("policy.toml", &text.replace("url", "# url")).map(|_| ()).unwrap_err();
+    assert!(said.0.iter().any(|wrong| wrong.to_string().contains("has no `url`")), "{said:?}");
+}

@@ -241,6 +241,8 @@ pub enum AppKind {
     Vm,
     /// A server of MariaDB.
     Mariadb,
+    /// A virtual machine of vSphere, by its server.
+    Vsphere,
 }
 
 impl AppKind {
@@ -251,6 +253,7 @@ impl AppKind {
             Self::Directory => "directory",
             Self::Vm => "vm",
             Self::Mariadb => "mariadb",
+            Self::Vsphere => "vsphere",
         }
     }
 }

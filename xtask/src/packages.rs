@@ -53,6 +53,11 @@ const WANTED: &[Wanted] = &[
     Wanted { program: "winbindd", package: "winbind", why: "a real domain controller" },
     Wanted { program: "ldapsearch", package: "ldap-utils", why: "a second reader of a domain" },
     Wanted { program: "ip", package: "iproute2", why: "a network for each domain controller" },
+    Wanted {
+        program: "go",
+        package: "golang-go golang-github-vmware-govmomi-dev",
+        why: "vcsim, a simulated vSphere server",
+    },
     Wanted { program: "sqlite3", package: "sqlite3", why: "a second reader of the catalog" },
     Wanted { program: "tgtd", package: "tgt", why: "a real tape library over iSCSI" },
     Wanted { program: "python3", package: "python3", why: "a second reader of media" },

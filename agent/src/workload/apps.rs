@@ -20,6 +20,7 @@ use crate::workload::postgres::log::PgLog;
 use crate::workload::postgres::settings::{Cluster, Mode};
 use crate::workload::postgres::{self, PgWorkload};
 use crate::workload::vm::{self, VmWorkload};
+use crate::workload::vsphere::VsphereWorkload;
 
 /// What the policy file says of an application: words by key.
 #[derive(Clone, Debug, Default)]
@@ -97,6 +98,10 @@ pub(crate) fn view(
         AppKind::Vm => {
             let made = VmWorkload::of(settings, place);
             protect::view(&made.map_err(|error| refusal::<VmWorkload>(&error))?)
+        }
+        AppKind::Vsphere => {
+            let made = VsphereWorkload::of(settings, place);
+            protect::view(&made.map_err(|error| refusal::<VsphereWorkload>(&error))?)
         }
         AppKind::Directory => {
             let made = DirectoryWorkload::of(settings);

@@ -20,7 +20,7 @@ mod metadata;
 mod point;
 mod request;
 mod state;
-mod tls;
+pub(in crate::workload) mod tls;
 
 use std::collections::BTreeMap;
 use std::io;

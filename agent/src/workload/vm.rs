@@ -17,7 +17,8 @@ mod plan;
 mod prepare;
 mod quiet;
 mod read;
-mod remember;
+pub(in crate::workload) mod remember;
+pub(in crate::workload) mod writing;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,7 @@ use quiet::HeldGuest;
 use remember::{Mark, Remembered};
 
 pub use moment::{DESCRIPTION, DISKS, ITEM, VmMoment};
-pub use read::Told;
+pub use writing::Told;
 
 /// How long a guest is held at most, unless the policy says otherwise.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(10);

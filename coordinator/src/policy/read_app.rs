@@ -81,6 +81,17 @@ const VM: &[Key] = &[
     may("keep", Shape::List),
     may("scratch", Shape::Path),
 ];
+const VSPHERE: &[Key] = &[
+    must("machine", Shape::Text, "machine = \"web1\""),
+    must("url", Shape::Text, "url = \"https://vcenter.example.com\""),
+    must("user", Shape::Text, "user = \"backup@vsphere.local\""),
+    must("password_file", Shape::Path, "password_file = \"/etc/strongroom/vsphere-password\""),
+    may("thumbprint", Shape::Text),
+    may("ca_file", Shape::Path),
+    may("quiesce", Shape::OneOf(&["required", "wanted", "never"])),
+    may("change_tracking", Shape::OneOf(&["used", "enabled"])),
+    may("exclude", Shape::List),
+];
 
 const fn table(kind: AppKind) -> &'static [Key] {
     match kind {
@@ -88,6 +99,7 @@ const fn table(kind: AppKind) -> &'static [Key] {
         AppKind::Mariadb => MARIADB,
         AppKind::Postgres => POSTGRES,
         AppKind::Vm => VM,
+        AppKind::Vsphere => VSPHERE,
     }
 }
 

@@ -27,7 +27,7 @@ const FILES_KEYS: &[&str] = &[
 /// Kinds the product names elsewhere and does not yet protect.
 const KINDS_TO_COME: &[&str] = &["lun", "volume"];
 /// Kinds it protects.
-const KINDS: [&str; 5] = ["files", "postgres", "directory", "vm", "mariadb"];
+const KINDS: [&str; 6] = ["files", "postgres", "directory", "vm", "mariadb", "vsphere"];
 
 /// Every workload; `policies` are the names the file declares, sound or not.
 pub(super) fn read_workloads(
@@ -110,7 +110,8 @@ fn read_source(sheet: &mut Sheet<'_>, section: &Section<'_>) -> Option<Source> {
 }
 
 fn app_kind(word: &str) -> Option<AppKind> {
-    let kinds = [AppKind::Postgres, AppKind::Directory, AppKind::Vm, AppKind::Mariadb];
+    let kinds =
+        [AppKind::Postgres, AppKind::Directory, AppKind::Vm, AppKind::Mariadb, AppKind::Vsphere];
     kinds.into_iter().find(|kind| kind.as_str() == word)
 }
 

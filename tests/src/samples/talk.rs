@@ -142,7 +142,13 @@ impl Sampled for ToNode {
         all.extend(healing_works().into_iter().map(assign));
         let work = protecting(Mounts::Cross, None);
         all.push(assign(Work::ProtectBlocks { work, blocks_min: 1 << 15, blocks_max: 3 << 15 }));
-        let apps = [AppKind::Postgres, AppKind::Directory, AppKind::Vm, AppKind::Mariadb];
+        let apps = [
+            AppKind::Postgres,
+            AppKind::Directory,
+            AppKind::Vm,
+            AppKind::Mariadb,
+            AppKind::Vsphere,
+        ];
         all.extend(apps.map(protecting_app).map(Work::ProtectApp).map(assign));
         all
     }

@@ -34,7 +34,7 @@ pub enum TrustError {
 ///
 /// # Errors
 /// Nobody can be believed.
-pub(super) fn config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TrustError> {
+pub(in crate::workload) fn config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TrustError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let pins = match ca_file {
         Some(path) => read(path)?,

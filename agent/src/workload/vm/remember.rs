@@ -18,26 +18,26 @@ const HASH_BYTES: usize = 32;
 
 /// Which disk of which point is remembered: all must be equal to build on it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Mark {
-    pub(super) repo: RepoId,
-    pub(super) workload: WorkloadId,
-    pub(super) point: PointId,
+pub(in crate::workload) struct Mark {
+    pub(in crate::workload) repo: RepoId,
+    pub(in crate::workload) workload: WorkloadId,
+    pub(in crate::workload) point: PointId,
     /// The machine, the device and its image.
-    pub(super) identity: String,
-    pub(super) bytes: u64,
-    pub(super) block_bytes: u32,
+    pub(in crate::workload) identity: String,
+    pub(in crate::workload) bytes: u64,
+    pub(in crate::workload) block_bytes: u32,
 }
 
 /// A block of the last point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Known {
+pub(in crate::workload) enum Known {
     Chunk(ChunkId),
     Hole,
 }
 
 /// The blocks of the last point, read forward.
 #[derive(Debug)]
-pub(super) struct Remembered {
+pub(in crate::workload) struct Remembered {
     file: BufReader<File>,
     holes: u32,
 }
@@ -47,7 +47,7 @@ impl Remembered {
     ///
     /// # Errors
     /// Why it cannot be built on, in words that follow the disk's name.
-    pub(super) fn open(path: &Path, mark: &Mark) -> Result<Self, String> {
+    pub(in crate::workload) fn open(path: &Path, mark: &Mark) -> Result<Self, String> {
         let lost = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => "nothing is remembered of its last point".to_owned(),
             _ => format!("what is remembered of its last point cannot be used ({error})"),
@@ -68,7 +68,7 @@ impl Remembered {
     }
 
     /// The next block.
-    pub(super) fn next(&mut self) -> io::Result<Known> {
+    pub(in crate::workload) fn next(&mut self) -> io::Result<Known> {
         if self.holes > 0 {
             self.holes -= 1;
             return Ok(Known::Hole);
@@ -129,7 +129,7 @@ fn take_u32(file: &mut impl Read) -> io::Result<u32> {
 
 /// What is to be remembered of the point under way.
 #[derive(Debug)]
-pub(super) struct Remembering {
+pub(in crate::workload) struct Remembering {
     file: BufWriter<File>,
     hasher: blake3::Hasher,
     holes: u32,
@@ -138,7 +138,7 @@ pub(super) struct Remembering {
 }
 
 impl Remembering {
-    pub(super) fn create(path: &Path, mark: &Mark) -> io::Result<Self> {
+    pub(in crate::workload) fn create(path: &Path, mark: &Mark) -> io::Result<Self> {
         let mut unfinished = path.as_os_str().to_owned();
         unfinished.push(".unfinished");
         let unfinished = PathBuf::from(unfinished);
@@ -153,7 +153,7 @@ impl Remembering {
         Ok(this)
     }
 
-    pub(super) fn push(&mut self, block: Known) -> io::Result<()> {
+    pub(in crate::workload) fn push(&mut self, block: Known) -> io::Result<()> {
         match block {
             Known::Hole if self.holes < u32::MAX => self.holes += 1,
             Known::Hole => {
@@ -184,7 +184,7 @@ impl Remembering {
     }
 
     /// Ends it; it is believed only once it is kept.
-    pub(super) fn finish(mut self) -> io::Result<Unkept> {
+    pub(in crate::workload) fn finish(mut self) -> io::Result<Unkept> {
         self.flush_holes()?;
         self.put(&[END])?;
         let hash = self.hasher.finalize();
@@ -197,14 +197,14 @@ impl Remembering {
 
 /// A memory whose point is not committed yet. Dropping it forgets it.
 #[derive(Debug)]
-pub(super) struct Unkept {
+pub(in crate::workload) struct Unkept {
     unfinished: PathBuf,
     path: PathBuf,
 }
 
 impl Unkept {
     /// The point is committed.
-    pub(super) fn keep(self) -> io::Result<()> {
+    pub(in crate::workload) fn keep(self) -> io::Result<()> {
         std::fs::rename(&self.unfinished, &self.path)
     }
 }
