@@ -121,7 +121,8 @@ impl MariaWorkload {
         let unrun = |source| MariaError::File { path: program.clone(), source };
         let its = program::series_of(&program).map_err(unrun)?;
         if its != Some(server.series) {
-            let its = its.map_or("none that is known".to_owned(), |(a, b)| format!("{a}.{b}"));
+            let its =
+                its.map_or_else(|| "none that is known".to_owned(), |(a, b)| format!("{a}.{b}"));
             let (program, server) = (program.display().to_string(), server.version.clone());
             return Err(MariaError::ProgramVersion { program, its, server });
         }
