@@ -97,7 +97,7 @@ impl<R: Read> Vmdk<R> {
         wanted: &dyn Fn(u64, u64) -> bool,
     ) -> Result<Option<Grain<'_>>, VmdkError> {
         loop {
-            self.source.to_sector()?;
+            self.source.pass_sector()?;
             let at = self.source.at / SECTOR;
             match self.marker()? {
                 Marker::End => {
@@ -105,7 +105,7 @@ impl<R: Read> Vmdk<R> {
                     return Ok(None);
                 }
                 Marker::Other { kind, sectors } => {
-                    self.source.to_sector()?;
+                    self.source.pass_sector()?;
                     self.tables.take(kind, sectors, &self.header, &mut self.source)?;
                 }
                 Marker::Grain { sector, packed, begins } => {
@@ -154,7 +154,7 @@ impl<R: Read> Vmdk<R> {
     /// Where a grain lies on the disk.
     fn place(&mut self, sector: u64, packed: u64) -> Result<(u64, u64), VmdkError> {
         let Header { capacity, grain, .. } = self.header;
-        if sector % grain != 0 || sector >= capacity {
+        if !sector.is_multiple_of(grain) || sector >= capacity {
             return Err(VmdkError::Odd("a grain lies outside of the disk or off its grid"));
         }
         if sector < self.next {
@@ -215,7 +215,7 @@ impl<R: Read> Counted<R> {
     }
 
     /// Passes over what is left of a sector.
-    fn to_sector(&mut self) -> io::Result<()> {
+    fn pass_sector(&mut self) -> io::Result<()> {
         let left = self.at.next_multiple_of(SECTOR) - self.at;
         let passed = io::copy(&mut self.take(left), &mut io::sink())?;
         if passed == left { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
