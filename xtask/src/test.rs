@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::parts::{Parts, cargo, must};
-use crate::{bench, fuzz, kill, packages, postgres, vm};
+use crate::{bench, fuzz, kill, lab, packages, postgres, vm};
 
 /// Runs everything; the first failure ends it.
 pub(crate) fn run() -> Result<()> {
@@ -27,6 +27,7 @@ pub(crate) fn run() -> Result<()> {
     parts.part("postgres slice", postgres::slice)?;
     parts.part("vm slice", vm::slice)?;
     parts.part("bench slice", bench::slice)?;
+    parts.part("lab", lab::slice)?;
     parts.finish();
     Ok(())
 }
