@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use crate::parts::{Parts, cargo, must};
+use crate::parts::{Parts, cargo, must, say_room};
 use crate::{bench, fuzz, kill, lab, packages, postgres, vm};
 
 /// Runs everything; the first failure ends it.
@@ -11,9 +11,11 @@ pub(crate) fn run() -> Result<()> {
     let mut parts = Parts::begin("test");
     parts.part("packages", packages::ensure)?;
     parts.part("build", || {
+        say_room();
         must(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))
     })?;
     parts.part("tests", || {
+        say_room();
         must(&mut cargo(&["test", "--locked", "--workspace", "--quiet", "--no-fail-fast"]))
     })?;
     parts.part("schedules", || {
