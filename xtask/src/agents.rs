@@ -2,6 +2,8 @@
 //! protects the same bytes alone: the rate of all together, how evenly it is shared, and the
 //! memory the coordinator took. Fails where a goal is missed.
 
+mod collect;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -23,6 +25,8 @@ const UNFAIR_MAX: f64 = 2.0;
 const NOISE: f64 = 0.9;
 /// Bytes of a file.
 const FILE_BYTES: usize = 256 << 10;
+/// Points of each workload that are kept.
+const KEPT: u32 = 1000;
 /// How often jobs are looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// No job takes longer.
@@ -37,6 +41,9 @@ pub(crate) struct Arguments {
     /// MiB that each of them protects
     #[arg(long, default_value_t = 32)]
     mib: usize,
+    /// What collecting costs them instead, in turns with and without
+    #[arg(long)]
+    collect: bool,
     #[command(flatten)]
     stage: Stage,
 }
@@ -57,6 +64,9 @@ struct Seen {
 
 /// One alone, then all together.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.collect {
+        return collect::run(arguments);
+    }
     let exe = arguments.stage.exe()?;
     let place = arguments.stage.place()?;
     let dir = place.path();
@@ -132,7 +142,7 @@ fn together(exe: &Path, dir: &Path, trees: &Path, agents: usize) -> Result<Seen>
 /// of them. Times are the coordinator's own: no tool runs meanwhile but a look twice a second.
 fn measure(sites: &mut Sites, workloads: &[Protected]) -> Result<Seen> {
     let cpu_before = cpu_seconds(sites.pid(Role::Coordinator)?)?;
-    sites.apply(&policy(workloads)?)?;
+    sites.apply(&policy(workloads, KEPT)?)?;
     let began = Instant::now();
     let most = (workloads.len() + 1).to_string();
     let ended = loop {
@@ -179,11 +189,11 @@ fn make(dir: &Path, agent: usize, mib: usize) -> Result<()> {
     Ok(())
 }
 
-fn policy(workloads: &[Protected]) -> Result<String> {
-    let mut text =
+fn policy(workloads: &[Protected], kept: u32) -> Result<String> {
+    let mut text = format!(
         "[policy.alone]\nschedule = [\"every 24h\"]\ntimezone = \"UTC\"\nrequire = \"fuzzy\"\n\
-                    [policy.alone.primary]\nkeep = { newest = 1000 }\n"
-            .to_owned();
+         [policy.alone.primary]\nkeep = {{ newest = {kept} }}\n"
+    );
     for (name, agent, path) in workloads {
         let path = path.to_str().context("a path that TOML cannot hold")?;
         writeln!(
