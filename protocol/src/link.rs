@@ -181,6 +181,7 @@ impl Endpoint {
             LinkError::Lost { reason } => failed(reason),
             other => other,
         })?;
+        transport::keep_less_if_near(&quinn);
         Ok(Link { quinn, windows: None })
     }
 
