@@ -1,0 +1,1 @@
+//! A point as a read-only file system.
