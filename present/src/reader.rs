@@ -25,9 +25,9 @@
 //! chunks, of 4 MiB at most, that calls under way are copying from.
 
 mod ahead;
-mod extents;
+pub(crate) mod extents;
 mod file;
-mod kept;
+pub(crate) mod kept;
 mod stretch;
 
 use std::io;
@@ -39,9 +39,9 @@ use strongroom_store::content::FileContent;
 use strongroom_store::list::ListError;
 use strongroom_store::tree::{BlobSource, SourceError};
 
-use ahead::Ahead;
+use ahead::{Ahead, Wanted};
 use extents::Lists;
-use kept::{Claim, Kept};
+use kept::{Claim, Found, Kept};
 
 pub use file::OpenFile;
 pub use stretch::{Stretch, StretchKind};
@@ -110,6 +110,19 @@ impl Reader {
     /// A file of `size` bytes with this content; nothing is fetched yet.
     pub fn open(&self, size: u64, content: &FileContent) -> OpenFile {
         OpenFile::new(Arc::clone(&self.shared), size, content)
+    }
+
+    /// Has chunks fetched that will be wanted soon, as far as there is room: each with the bytes
+    /// of it that are known to be wanted. Never blocks.
+    pub fn expect(&self, chunks: impl IntoIterator<Item = (ChunkId, usize)>) {
+        let mut batch = Vec::new();
+        for (id, bytes) in chunks {
+            let Some(room) = self.shared.ahead.room(bytes) else { break };
+            if let Found::Absent(claim) = self.shared.chunks.find(id) {
+                batch.push(Wanted { claim, room });
+            }
+        }
+        self.shared.ahead.fetch(batch);
     }
 
     /// Where its blobs come from.

@@ -10,6 +10,7 @@ mod directory;
 mod fuzz;
 mod kill;
 mod lint;
+mod mount;
 mod packages;
 mod parts;
 mod postgres;
@@ -44,6 +45,8 @@ enum Chore {
     Kill(kill::Arguments),
     /// Check formatting, clippy and the documentation; a warning is an error
     Lint,
+    /// Mount a point of a million files, and look at how soon and how fast it is read
+    Mount(mount::Arguments),
     /// Kill around a real cluster of PostgreSQL under load, and compare with other programs
     Postgres(postgres::Arguments),
     /// Protect a million files and look at the memory it took
@@ -62,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Kill(arguments) => kill::run(&arguments),
         Chore::Lint => lint::run(),
+        Chore::Mount(arguments) => mount::run(&arguments),
         Chore::Postgres(arguments) => postgres::run(&arguments),
         Chore::Scale(arguments) => scale::run(&arguments),
         Chore::Test => test::run(),

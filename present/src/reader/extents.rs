@@ -37,6 +37,16 @@ pub(crate) enum Visited {
     NotHere,
 }
 
+/// How much of a file is not a hole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Written {
+    Bytes(u64),
+    /// A list says so that is not here and was not to be fetched.
+    NotHere,
+    /// Many lists would have to be read to know.
+    Unknown,
+}
+
 /// A list, with where each member begins, relative to the list.
 pub(crate) struct Sought {
     starts: Vec<u64>,
@@ -103,24 +113,23 @@ impl Layout {
     }
 
     /// Bytes that are not holes, where saying so takes one list at most.
-    pub(crate) fn data_bytes(
+    pub(crate) fn written(
         &self,
         from: (&dyn BlobSource, &Lists),
-    ) -> Result<Option<u64>, Arc<ListError>> {
-        let sought = match self {
-            Self::Inline(bytes) => return Ok(Some(bytes.len() as u64)),
-            Self::Extents(sought) => Arc::clone(sought),
-            Self::Listed(child) => fetched(from, *child, None)?,
+        fetch: Fetch,
+    ) -> Result<Written, Arc<ListError>> {
+        let sought = match (self, fetch) {
+            (Self::Inline(bytes), _) => return Ok(Written::Bytes(bytes.len() as u64)),
+            (Self::Extents(sought), _) => Arc::clone(sought),
+            (Self::Listed(child), Fetch::Absent) => fetched(from, *child, None)?,
+            (Self::Listed(child), Fetch::Nothing) => match from.1.peek(child.list) {
+                Some(sought) => sought,
+                None => return Ok(Written::NotHere),
+            },
         };
         Ok(match &sought.members {
-            Members::Lists(_) => None,
-            Members::Extents(extents) => Some(
-                extents
-                    .iter()
-                    .filter(|extent| matches!(extent, ChunkExtent::Chunk { .. }))
-                    .map(ChunkExtent::length)
-                    .sum(),
-            ),
+            Members::Lists(_) => Written::Unknown,
+            Members::Extents(extents) => Written::Bytes(written(extents)),
         })
     }
 
@@ -176,6 +185,12 @@ impl Sought {
     fn is(&self, child: ListChild, depth: Option<u8>) -> bool {
         depth.is_none_or(|depth| self.depth == depth) && self.bytes() == child.bytes
     }
+}
+
+/// Bytes of extents that are not holes.
+pub(crate) fn written(extents: &[ChunkExtent]) -> u64 {
+    let chunks = extents.iter().filter(|extent| matches!(extent, ChunkExtent::Chunk { .. }));
+    chunks.map(ChunkExtent::length).sum()
 }
 
 fn starts(lengths: impl Iterator<Item = u64>) -> Vec<u64> {

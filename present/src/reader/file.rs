@@ -119,7 +119,7 @@ impl OpenFile {
     }
 
     /// Where blobs and lists come from.
-    pub(super) fn from(&self) -> (&dyn BlobSource, &Lists) {
+    pub(super) fn blobs(&self) -> (&dyn BlobSource, &Lists) {
         (&*self.shared.source, &self.shared.lists)
     }
 
@@ -134,7 +134,7 @@ impl OpenFile {
         show: &mut dyn FnMut(PlacedExtent) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
         let at = range.start;
-        let visited = self.layout.visit(self.from(), range, Fetch::Absent, show);
+        let visited = self.layout.visit(self.blobs(), range, Fetch::Absent, show);
         visited.map(drop).map_err(|source| ReadError::List { at, source })
     }
 
@@ -149,7 +149,7 @@ impl OpenFile {
     fn planned(&self, range: Range<u64>, fetch: Fetch) -> Result<Option<Vec<Piece>>, ReadError> {
         let mut pieces = Vec::new();
         let mut at = range.start;
-        let visited = self.layout.visit(self.from(), range.clone(), fetch, &mut |placed| {
+        let visited = self.layout.visit(self.blobs(), range.clone(), fetch, &mut |placed| {
             let within = at.saturating_sub(placed.at);
             let rest = placed.extent.length().saturating_sub(within);
             let length = usize::try_from(rest.min(range.end.saturating_sub(at))).unwrap_or(0);
@@ -214,7 +214,7 @@ impl OpenFile {
         let mut flow = flow_of(&self.flow);
         let Some(ahead) = flow.note(range, self.size, &self.shared.ahead) else { return };
         let (mut batches, mut upto) = (vec![(0, Vec::new())], ahead.start);
-        let visited = self.layout.visit(self.from(), ahead, Fetch::Nothing, &mut |placed| {
+        let visited = self.layout.visit(self.blobs(), ahead, Fetch::Nothing, &mut |placed| {
             if let ChunkExtent::Chunk { id, offset, length } = placed.extent {
                 let bytes = offset as usize + length as usize;
                 let Some(room) = self.shared.ahead.room(bytes) else {

@@ -3,10 +3,11 @@
 
 use std::ops::{ControlFlow, Range};
 
+use strongroom_protocol::ChunkId;
 use strongroom_store::content::ChunkExtent;
 
 use super::ReadError;
-use super::extents::Layout;
+use super::extents::{Fetch, Layout, Written};
 use super::file::OpenFile;
 
 /// A stretch of a file that is data or a hole.
@@ -56,9 +57,10 @@ impl OpenFile {
             let at = placed.at.max(range.start);
             let end = (placed.at + placed.extent.length()).min(range.end);
             let (length, kind) = (end.saturating_sub(at), kind_of(&placed.extent));
+            let full = found.len() >= count_max;
             match found.last_mut() {
                 Some(last) if last.kind == kind => last.length += length,
-                _ if found.len() >= count_max => return ControlFlow::Break(()),
+                _ if full => return ControlFlow::Break(()),
                 _ => found.push(Stretch { at, length, kind }),
             }
             ControlFlow::Continue(())
@@ -68,7 +70,38 @@ impl OpenFile {
 
     /// Bytes that are not holes, where a single list says so; none where it would take many.
     pub fn data_bytes(&self) -> Result<Option<u64>, ReadError> {
-        let found = self.layout.data_bytes(self.from());
+        Ok(match self.written(Fetch::Absent)? {
+            Written::Bytes(bytes) => Some(bytes),
+            Written::NotHere | Written::Unknown => None,
+        })
+    }
+
+    /// Every chunk of the file, in file order and so many at a time; one that is used again later
+    /// may be named again.
+    pub fn chunks(
+        &self,
+        count_max: usize,
+        take: &mut dyn FnMut(Vec<ChunkId>),
+    ) -> Result<(), ReadError> {
+        let mut ids = Vec::new();
+        self.visit(0..self.size, &mut |placed| {
+            match placed.extent {
+                ChunkExtent::Chunk { id, .. } if ids.last() != Some(&id) => ids.push(id),
+                _ => {}
+            }
+            if ids.len() >= count_max {
+                take(std::mem::take(&mut ids));
+            }
+            ControlFlow::Continue(())
+        })?;
+        if !ids.is_empty() {
+            take(ids);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn written(&self, fetch: Fetch) -> Result<Written, ReadError> {
+        let found = self.layout.written(self.blobs(), fetch);
         found.map_err(|source| ReadError::List { at: 0, source })
     }
 
