@@ -7,7 +7,7 @@ mod lab;
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -164,10 +164,7 @@ fn refusals(at: &Path) {
     read_only(fs::remove_file(at.join("small")));
     read_only(fs::create_dir(at.join("new")));
     read_only(fs::rename(at.join("small"), at.join("other")));
-    read_only(fs::set_permissions(
-        at.join("small"),
-        fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o777)),
-    ));
+    read_only(fs::set_permissions(at.join("small"), fs::Permissions::from_mode(0o777)));
     assert_eq!(fs::read(at.join("absent")).unwrap_err().kind(), ErrorKind::NotFound);
     let odd = sh("setfattr -n user.x -v 1 small 2>&1; (cat /dev/null > words) 2>&1; true", at);
     assert_eq!(odd.matches("Read-only file system").count(), 2, "{odd}");

@@ -94,8 +94,8 @@ impl MountArgs {
         let stop = CancellationToken::new();
         stop_on_signal(stop.clone());
         let found = match &self.copy.media {
-            Some(media) => self.from_media(media.clone()).await?,
-            None => self.from_node(session).await?,
+            Some(media) => self.at_media(media.clone()).await?,
+            None => self.at_node(session).await?,
         };
         let options = found.options(&self.flags());
         let (path, dir) = (self.at.path, self.dir);
@@ -130,7 +130,7 @@ impl MountArgs {
         options
     }
 
-    async fn from_node(&self, session: &Session) -> Result<Found, Failure> {
+    async fn at_node(&self, session: &Session) -> Result<Found, Failure> {
         let site = copy_site(session, self.copy.from.as_deref())?;
         let contact = session.contact_at(site.as_ref()).await?;
         let point = resolve(&contact, &self.at.point).await?;
@@ -149,7 +149,7 @@ impl MountArgs {
         Ok(Found { scene, bring: None, staging: None })
     }
 
-    async fn from_media(&self, media: PathBuf) -> Result<Found, Failure> {
+    async fn at_media(&self, media: PathBuf) -> Result<Found, Failure> {
         let opener = self.copy.opener.opener()?;
         let named = self.copy.staging.clone();
         let staging = named.clone().map_or_else(|| beside(&self.dir), Ok)?;

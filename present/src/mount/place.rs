@@ -121,7 +121,7 @@ pub(super) fn mount_at(dir: &Path) -> Option<MountLine> {
 
 fn uppermost(table: &[u8], dir: &Path) -> Option<MountLine> {
     let lines = table.split(|byte| *byte == b'\n');
-    lines.filter_map(parse).filter(|(at, _)| at == dir).next_back().map(|(_, line)| line)
+    lines.filter_map(parse).rfind(|(at, _)| at == dir).map(|(_, line)| line)
 }
 
 /// A line: id, parent, device, root, place, options, marks, "-", kind, source, options.

@@ -67,7 +67,9 @@ mod tests {
             (Pool::new("t", 3, Waiting::All).unwrap(), Arc::new(AtomicUsize::new(0)));
         for _ in 0..100 {
             let done = Arc::clone(&done);
-            assert!(pool.run(move || drop(done.fetch_add(1, Ordering::Relaxed))));
+            assert!(pool.run(move || {
+                done.fetch_add(1, Ordering::Relaxed);
+            }));
         }
         drop(pool);
         assert_eq!(done.load(Ordering::Relaxed), 100);
