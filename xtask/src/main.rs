@@ -9,6 +9,7 @@ mod bench;
 mod directory;
 mod fuzz;
 mod kill;
+mod lab;
 mod lint;
 mod mount;
 mod packages;
@@ -43,6 +44,8 @@ enum Chore {
     Fuzz(fuzz::Arguments),
     /// Kill agent, coordinator and proxy at random moments, and see that nothing is lost
     Kill(kill::Arguments),
+    /// Two sites in containers: cut their link, kill every node, lose site A, then both
+    Lab(lab::Arguments),
     /// Check formatting, clippy and the documentation; a warning is an error
     Lint,
     /// Mount a point of a million files, and look at how soon and how fast it is read
@@ -64,6 +67,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Directory(arguments) => directory::run(&arguments),
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Kill(arguments) => kill::run(&arguments),
+        Chore::Lab(arguments) => lab::run(&arguments),
         Chore::Lint => lint::run(),
         Chore::Mount(arguments) => mount::run(&arguments),
         Chore::Postgres(arguments) => postgres::run(&arguments),
