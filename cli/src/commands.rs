@@ -11,6 +11,7 @@ mod keys;
 mod ls;
 mod mariadb;
 pub(crate) mod media;
+mod mount;
 mod operator;
 mod orders;
 mod pages;
@@ -66,6 +67,9 @@ pub(crate) enum Command {
     Diff(diff::DiffArgs),
     Directory(directory::DirectoryArgs),
     Dump(dump::DumpArgs),
+    Mount(mount::MountArgs),
+    #[command(hide = true)]
+    MountGuard(mount::GuardArgs),
     Restore(restore::RestoreArgs),
     Verify(verify::VerifyArgs),
     Vm(vm::VmArgs),
@@ -109,6 +113,8 @@ impl Command {
             Self::Diff(args) => args.run(session).await,
             Self::Directory(args) => args.run(session).await,
             Self::Dump(args) => args.run(session).await,
+            Self::Mount(args) => args.run(session).await,
+            Self::MountGuard(args) => args.run(),
             Self::Restore(args) => args.run(session).await,
             Self::Verify(args) => args.run(session).await,
             Self::Vm(args) => args.run(session).await,

@@ -9,6 +9,8 @@ mod failure;
 mod human;
 mod keyring;
 mod lab;
+mod lasting;
+mod lending;
 mod live;
 mod mariadb;
 mod operator;

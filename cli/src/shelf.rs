@@ -166,6 +166,8 @@ impl Shelf {
             key: key.clone(),
             repo: base.repo,
             data: base.data,
+            elsewhere: HashMap::new(),
+            seen: HashSet::new(),
             manifest: repo.point(point)?,
             scene: Scene::open(Arc::new(repo.clone()), repo.point(point)?)?,
             opened: repo,
@@ -180,6 +182,10 @@ pub(crate) struct Staged<'shelf> {
     key: VaultKey,
     repo: RepoId,
     data: HashSet<PackId>,
+    /// Where chunks are that were seen and not wanted then.
+    elsewhere: HashMap<ChunkId, PackId>,
+    /// Packs that were seen and not wanted then.
+    seen: HashSet<PackId>,
     manifest: Manifest,
     opened: Repo,
     pub(crate) scene: Scene,
@@ -195,7 +201,18 @@ impl Staged<'_> {
         selection: &Selection,
         tell: &mut dyn FnMut(&Brought),
     ) -> Result<Brought, Failure> {
-        let mut lacking = needed(&self.scene.tree, page, selection)?;
+        let lacking = needed(&self.scene.tree, page, selection)?;
+        self.bring_chunks(staging, lacking, tell)
+    }
+
+    /// Brings chunks; only packs that are known to hold some of them are read, as far as all of
+    /// them are known. The scene reads them afterwards.
+    pub(crate) fn bring_chunks(
+        &mut self,
+        staging: &Path,
+        mut lacking: HashSet<ChunkId>,
+        tell: &mut dyn FnMut(&Brought),
+    ) -> Result<Brought, Failure> {
         let ids: Vec<ChunkId> = lacking.iter().copied().collect();
         for (id, place) in ids.iter().zip(self.opened.place(&ids)?) {
             if place.is_some() {
@@ -204,13 +221,18 @@ impl Staged<'_> {
         }
         let mut brought = Brought::default();
         if !lacking.is_empty() {
-            let here: HashSet<PackId> = self.opened.packs().into_iter().collect();
-            let wanted: HashSet<PackId> = self.data.difference(&here).copied().collect();
+            let wanted = self.packs_for(&lacking);
             let fetched = self.shelf.reader.fetch_packs(&wanted, &mut |pack, source| {
-                let found = self.keep(staging, pack, source, &mut lacking)?;
-                if let Some(bytes) = found {
-                    brought.packs += 1;
-                    brought.bytes += bytes;
+                let kept = keep(&self.disk, self.repo, (staging, pack), source, &mut lacking)?;
+                match kept {
+                    Kept::Bytes(bytes) => {
+                        brought.packs += 1;
+                        brought.bytes += bytes;
+                    }
+                    Kept::Nothing(ids) => {
+                        self.elsewhere.extend(ids.into_iter().map(|id| (id, pack)));
+                        self.seen.insert(pack);
+                    }
                 }
                 tell(&brought);
                 // Nothing is lacking any more: an error ends the reading early.
@@ -225,50 +247,82 @@ impl Staged<'_> {
             }
         }
         brought.lacking = lacking.len();
-        // Opened again, so that it knows what was brought.
+        if brought.packs > 0 {
+            self.reopen(staging)?;
+        }
+        Ok(brought)
+    }
+
+    /// Opens what is staged again, so that it knows what was brought.
+    fn reopen(&mut self, staging: &Path) -> Result<(), Failure> {
         let repo = open(staging, &self.key)?;
         let source: Source = Arc::new(repo.clone());
         self.scene = Scene::open(source, self.manifest.clone())?;
         self.opened = repo;
-        Ok(brought)
+        Ok(())
+    }
+
+    /// The packs to read for these chunks: those that hold them, or all that may.
+    fn packs_for(&self, lacking: &HashSet<ChunkId>) -> HashSet<PackId> {
+        let known: Option<HashSet<PackId>> =
+            lacking.iter().map(|id| self.elsewhere.get(id).copied()).collect();
+        known.unwrap_or_else(|| {
+            let here: HashSet<PackId> = self.opened.packs().into_iter().collect();
+            let known = lacking.iter().filter_map(|id| self.elsewhere.get(id).copied());
+            let unseen = self.data.difference(&here).filter(|pack| !self.seen.contains(*pack));
+            unseen.copied().chain(known).collect()
+        })
+    }
+
+    /// The repository as far as it is staged.
+    pub(crate) fn repo(&self) -> Repo {
+        self.opened.clone()
     }
 
     /// How blobs are named, to know what a target holds already.
     pub(crate) const fn key(&self) -> &VaultKey {
         &self.key
     }
+}
 
-    /// Puts a pack into the staging directory if anything lacking is in it; its length then.
-    fn keep(
-        &self,
-        staging: &Path,
-        pack: PackId,
-        source: &mut dyn Read,
-        lacking: &mut HashSet<ChunkId>,
-    ) -> io::Result<Option<u64>> {
-        let beside = format!("tmp/{pack}.staged");
-        let path = staging.join(&beside);
-        let bytes = {
-            let mut file = File::create(&path)?;
-            let bytes = io::copy(source, &mut file)?;
-            file.sync_all()?;
-            bytes
-        };
-        let file = self.disk.open(&beside).map_err(io::Error::other)?;
-        let (class, entries) = read_footer(&*file, self.repo).map_err(io::Error::other)?;
-        let before = lacking.len();
-        for entry in &entries {
-            lacking.remove(&entry.id);
-        }
-        if lacking.len() == before {
-            fs::remove_file(&path)?;
-            return Ok(None);
-        }
-        let place = staging.join(pack_path(class, pack));
-        fs::create_dir_all(place.parent().unwrap_or(staging))?;
-        fs::rename(&path, &place)?;
-        Ok(Some(bytes))
+/// What became of a pack that was read from media.
+enum Kept {
+    /// It was put into the staging directory; its length.
+    Bytes(u64),
+    /// Nothing that is lacking is in it; what is.
+    Nothing(Vec<ChunkId>),
+}
+
+/// Puts a pack into the staging directory if anything lacking is in it.
+fn keep(
+    disk: &LocalDisk,
+    repo: RepoId,
+    (staging, pack): (&Path, PackId),
+    source: &mut dyn Read,
+    lacking: &mut HashSet<ChunkId>,
+) -> io::Result<Kept> {
+    let beside = format!("tmp/{pack}.staged");
+    let path = staging.join(&beside);
+    let bytes = {
+        let mut file = File::create(&path)?;
+        let bytes = io::copy(source, &mut file)?;
+        file.sync_all()?;
+        bytes
+    };
+    let file = disk.open(&beside).map_err(io::Error::other)?;
+    let (class, entries) = read_footer(&*file, repo).map_err(io::Error::other)?;
+    let before = lacking.len();
+    for entry in &entries {
+        lacking.remove(&entry.id);
     }
+    if lacking.len() == before {
+        fs::remove_file(&path)?;
+        return Ok(Kept::Nothing(entries.into_iter().map(|entry| entry.id).collect()));
+    }
+    let place = staging.join(pack_path(class, pack));
+    fs::create_dir_all(place.parent().unwrap_or(staging))?;
+    fs::rename(&path, &place)?;
+    Ok(Kept::Bytes(bytes))
 }
 
 fn open(staging: &Path, key: &VaultKey) -> Result<Repo, Failure> {

@@ -27,6 +27,8 @@ fn commands_are_understood() {
         "diff 456789ab latest:web",
         "diff 456789ab:etc --live /etc --full",
         "dump 456789ab:etc/hosts -o hosts",
+        "mount latest:web:etc /mnt --from secondary --allow-other --cache 256",
+        "mount 456789ab /mnt --media /lib --recovery-key-file k --ignore-permissions",
         "restore 456789ab --to /back --select *.conf --from secondary",
         "restore latest:web:/etc --on db1:/back --overwrite if-different",
         "restore 456789ab --to /back --media /lib --recovery-key-file k",

@@ -11,6 +11,7 @@ mod fuzz;
 mod kill;
 mod lab;
 mod lint;
+mod mount;
 mod packages;
 mod parts;
 mod postgres;
@@ -47,6 +48,8 @@ enum Chore {
     Lab(lab::Arguments),
     /// Check formatting, clippy and the documentation; a warning is an error
     Lint,
+    /// Mount a point of a million files, and look at how soon and how fast it is read
+    Mount(mount::Arguments),
     /// Kill around a real cluster of PostgreSQL under load, and compare with other programs
     Postgres(postgres::Arguments),
     /// Protect a million files and look at the memory it took
@@ -66,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Kill(arguments) => kill::run(&arguments),
         Chore::Lab(arguments) => lab::run(&arguments),
         Chore::Lint => lint::run(),
+        Chore::Mount(arguments) => mount::run(&arguments),
         Chore::Postgres(arguments) => postgres::run(&arguments),
         Chore::Scale(arguments) => scale::run(&arguments),
         Chore::Test => test::run(),

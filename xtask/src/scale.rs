@@ -93,7 +93,13 @@ fn protect(sites: &mut Sites, files: u64, what: &str) -> Result<()> {
     Ok(())
 }
 
-fn make(tree: &Path, files: u64, flat: bool) -> Result<u64> {
+/// Where a file of a tree that is not flat lies.
+pub(crate) fn name(number: u64) -> String {
+    format!("d{:06}/f{number:07}", number / DIRECTORY_FILES)
+}
+
+/// Makes the tree; how many bytes it has.
+pub(crate) fn make(tree: &Path, files: u64, flat: bool) -> Result<u64> {
     let mut bytes = 0;
     let mut directory = tree.to_owned();
     std::fs::create_dir_all(&directory)?;

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 pub(crate) mod cluster;
+pub(crate) mod mounting;
+pub(crate) mod oddities;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};

@@ -1,0 +1,1 @@
+//! A disk image of a point as a network block device.
