@@ -25,6 +25,8 @@ mod try_it;
 mod verify;
 mod vm;
 
+pub(crate) use restore::copy_site;
+
 use clap::{CommandFactory, Subcommand};
 use strongroom_protocol::admin::{Pinned, Request};
 
@@ -44,8 +46,7 @@ pub(crate) enum Command {
     /// Hold a freeze for an agent, over standard input and output
     #[command(hide = true)]
     FreezeHolder,
-    /// Say what needs attention at a site
-    Status,
+    Status(questions::StatusArgs),
     /// List the nodes and whether they are connected
     Nodes,
     Revoke(orders::RevokeArgs),
@@ -113,7 +114,7 @@ impl Command {
             Self::Verify(args) => args.run(session).await,
             Self::Vm(args) => args.run(session).await,
             Self::Media(args) => args.run(session).await,
-            Self::Status => questions::status(session).await,
+            Self::Status(args) => args.run(session).await,
             Self::Completions(args) => args.run(session, Arguments::command()),
             Self::Man(args) => args.run(session, Arguments::command()),
             asked => asked.ask(session).await,

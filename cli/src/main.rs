@@ -16,6 +16,7 @@ mod output;
 mod point_at;
 mod postgres;
 mod progress;
+mod proving;
 mod remedy;
 mod restoring;
 mod scene;
