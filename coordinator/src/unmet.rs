@@ -119,10 +119,13 @@ fn late(
 ) -> Option<Late> {
     let last = points.last().map(|point| point.moment);
     let anchor = last.or(declared)?;
-    let slots = policy.schedule.iter();
-    let due =
-        slots.map(|cadence| next_after(cadence, &policy.timezone, Some(anchor), now)).min()?;
-    let slack = due.seconds_since(anchor).clamp(SLACK_SECONDS_MIN, SLACK_SECONDS_MAX);
+    let slots = policy.schedule.iter().map(|cadence| {
+        let after = |last| next_after(cadence, &policy.timezone, Some(last), now);
+        let due = after(anchor);
+        (due, after(due))
+    });
+    let (due, next) = slots.min()?;
+    let slack = next.seconds_since(due).clamp(SLACK_SECONDS_MIN, SLACK_SECONDS_MAX);
     (now.seconds_since(due) > slack).then(|| Late {
         workload: workload.name.clone(),
         required: policy.require,
@@ -189,7 +192,8 @@ mod tests {
     const HOUR: i64 = 3600;
 
     fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_unix_seconds(1_780_000_000 + seconds)
+        // An hour at which the schedule runs.
+        Timestamp::from_unix_seconds(1_780_012_800 + seconds)
     }
 
     fn point(n: u8, seconds: i64, holds: Consistency) -> PointFacts {
@@ -246,8 +250,8 @@ mod tests {
         let [Unmet::Late(late)] = found.as_slice() else { panic!("{found:?}") };
         assert_eq!((late.last, late.since), (None, at(4 * HOUR)));
         let points = [point(1, HOUR, Consistency::Crash)];
-        assert_eq!(judged(&points, 9 * HOUR), []);
-        let found = judged(&points, 9 * HOUR + 1);
+        assert_eq!(judged(&points, 8 * HOUR), []);
+        let found = judged(&points, 8 * HOUR + 1);
         let said = found[0].sentence("");
         assert!(said.contains("owes a point that holds crash") && said.contains("jobs"), "{said}");
         // A clock that went back makes no debt of a point that is yet to come.
