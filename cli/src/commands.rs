@@ -26,6 +26,8 @@ mod try_it;
 mod verify;
 mod vm;
 
+pub(crate) use restore::copy_site;
+
 use clap::{CommandFactory, Subcommand};
 use strongroom_protocol::admin::{Pinned, Request};
 
@@ -45,8 +47,7 @@ pub(crate) enum Command {
     /// Hold a freeze for an agent, over standard input and output
     #[command(hide = true)]
     FreezeHolder,
-    /// Say what needs attention at a site
-    Status,
+    Status(questions::StatusArgs),
     /// List the nodes and whether they are connected
     Nodes,
     Revoke(orders::RevokeArgs),
@@ -119,7 +120,7 @@ impl Command {
             Self::Verify(args) => args.run(session).await,
             Self::Vm(args) => args.run(session).await,
             Self::Media(args) => args.run(session).await,
-            Self::Status => questions::status(session).await,
+            Self::Status(args) => args.run(session).await,
             Self::Completions(args) => args.run(session, Arguments::command()),
             Self::Man(args) => args.run(session, Arguments::command()),
             asked => asked.ask(session).await,

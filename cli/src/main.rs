@@ -18,6 +18,7 @@ mod output;
 mod point_at;
 mod postgres;
 mod progress;
+mod proving;
 mod remedy;
 mod restoring;
 mod scene;

@@ -12,11 +12,14 @@ use strongroom_agent::restore::{Overwrite, RestoreOptions};
 use strongroom_agent::workload::mariadb::about::{self, About, ServerPoint, Way};
 use strongroom_agent::workload::mariadb::program;
 use strongroom_agent::workload::mariadb::server::{OwnServer, as_owner, last_words};
+use strongroom_protocol::PointId;
 use strongroom_protocol::admin::PointRef;
+use strongroom_protocol::control::Shown;
 use strongroom_store::keys::AgentKeys;
 
 use crate::failure::{Failure, While};
 use crate::operator::Contact;
+use crate::proving::Tried;
 use crate::restoring::{Order, lacks, staged, write};
 use crate::scene::{Scene, Spot, naming, open_remote, resolve};
 use crate::session::{Session, blocking};
@@ -40,12 +43,15 @@ pub(crate) struct Restored {
     pub(crate) bytes_written: u64,
     /// What is not as it was, each in a sentence.
     pub(crate) problems: Vec<String>,
+    #[serde(skip)]
+    pub(crate) id: PointId,
     pub(crate) point: ServerPoint,
 }
 
 /// What was proven.
 #[derive(Debug, Serialize)]
 pub(crate) struct Proof {
+    pub(crate) point: PointId,
     pub(crate) version: String,
     pub(crate) way: Way,
     pub(crate) bytes_written: u64,
@@ -69,12 +75,31 @@ impl Proof {
         self.checks.iter().all(|check| check.passed)
     }
 
+    /// What came of it, for the books.
+    pub(crate) fn tried(&self) -> Tried {
+        let Self { version, checks, .. } = self;
+        let (outcome, found) = match checks.iter().find(|check| !check.passed) {
+            Some(check) => (Shown::Failed, format!("{}: {}", check.what, check.said.trim())),
+            None => (Shown::Held, format!("{} checks passed", checks.len())),
+        };
+        let took = Duration::from_secs_f64(self.seconds_to_restore + self.seconds_to_recover);
+        Tried { point: self.point, outcome, took, detail: format!("mariadb {version}: {found}") }
+    }
+
     fn check(&mut self, what: impl Into<String>, passed: bool, said: impl Into<String>) {
         self.checks.push(Check { what: what.into(), passed, said: said.into() });
     }
 }
 
 impl Origin {
+    /// The node that is read from, if any.
+    pub(crate) fn contact(&self) -> Option<&Contact> {
+        match self {
+            Self::Media { .. } => None,
+            Self::Node(contact) => Some(contact),
+        }
+    }
+
     async fn open(
         &self,
         session: &Session,
@@ -139,6 +164,7 @@ pub(crate) async fn restore(
             .hint("a server finds files there that the point does not have: name another"));
     }
     let (scene, keys, lacking) = origin.open(session, point).await?;
+    let id = scene.manifest.head.point;
     let asked = scene.clone();
     let (point, page, meta) = blocking(move || {
         let point = read_about(&asked)?;
@@ -169,7 +195,7 @@ pub(crate) async fn restore(
     }
     origin.tidy()?;
     let (files, bytes_written) = (report.files, report.bytes_written);
-    Ok(Restored { files, bytes_written, problems, point })
+    Ok(Restored { files, bytes_written, problems, id, point })
 }
 
 /// The mariabackup that understands the files of a point.
@@ -235,6 +261,7 @@ pub(crate) async fn prove(
     let began = Instant::now();
     let restored = restore(session, origin, point, (&data, trial.program.clone())).await?;
     let mut proof = Proof {
+        point: restored.id,
         version: restored.point.version.clone(),
         way: restored.point.way,
         bytes_written: restored.bytes_written,

@@ -17,6 +17,7 @@ fn commands_are_understood() {
         "enrol /var/lib/agent strongroom-token-1.abc --name db1",
         "run agent /var/lib/agent",
         "--json status --site dr",
+        "status --check",
         "policy apply p.toml",
         "what-if p.toml",
         "protect web --wait",

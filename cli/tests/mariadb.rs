@@ -169,6 +169,7 @@ impl Scene {
             checks[3..7].iter().map(|check| check["said"].as_str().unwrap()).collect();
         // What was prepared and not yet decided on still waits for the decision.
         assert_eq!(said, [TOTAL, "7", "4711", "1\t4\t0\tlate"], "{proof}");
+        assert_eq!(self.sites.points("db")[0]["copies"][0]["proof"], "started");
     }
 }
 

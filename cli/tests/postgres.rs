@@ -27,6 +27,17 @@ fn prove(sites: &Sites, point: &str, how: &[&str]) {
     assert!(checks[4]["said"].as_str().unwrap().contains("Blocks scanned"), "{proof}");
 }
 
+/// Waits until a copy of the point is on record as started from.
+fn recorded(sites: &Sites, point: &str, copy: &str) {
+    sites.wait(&format!("the proof of {copy}"), |sites| {
+        let points = sites.points("db").into_iter().filter(|row| row["id"] == point);
+        let copies = points.flat_map(|row| row["copies"].as_array().cloned().unwrap_or_default());
+        let mut started = copies.filter(|row| row["copy"] == copy && row["proof"] == "started");
+        started
+            .any(|row| row["detail"].as_str().is_some_and(|told| told.contains("answered after")))
+    });
+}
+
 /// Restores the newest point into a new directory, up to a place; starts and checks it.
 fn recover_to(scene: &Scene, port: u16, until: &[&str], space: Option<&str>) {
     let data = scene.path(&format!("back-{port}"));
@@ -90,7 +101,9 @@ fn a_cluster_under_load_comes_back_from_every_copy_and_to_any_transaction() {
     assert_eq!(slots.unwrap(), "t", "one slot, that of the log; none of a backup is left");
 
     prove(&scene.sites, &point, &["--from", "a"]);
+    recorded(&scene.sites, &point, "primary");
     prove(&scene.sites, &point, &["--from", "b"]);
+    recorded(&scene.sites, &point, "secondary");
     recover_to(&scene, 15_433, &["--lsn", &place], None);
     recover_to(&scene, 15_434, &["--time", &time], Some(&scene.path("space-15434")));
     recover_over(&scene, 15_433, full);
@@ -99,8 +112,12 @@ fn a_cluster_under_load_comes_back_from_every_copy_and_to_any_transaction() {
     let again = scene.sites.protect("db");
     let sent = again["progress"]["bytes_sent"].as_u64().unwrap();
     assert!(sent < full / 4, "{sent} of {full} bytes sent");
-    ["agent", "coordinator", "proxy"].into_iter().for_each(|role| scene.sites.kill(role));
+    scene.sites.kill("proxy");
     let library = scene.sites.dir.join("b/proxy/library").display().to_string();
     let key = scene.sites.dir.join("recovery-key").display().to_string();
-    prove(&scene.sites, &point, &["--media", &library, "--recovery-key-file", &key]);
+    let media = ["--media", &library, "--recovery-key-file", &key];
+    prove(&scene.sites, &point, &[&media[..], &["--record", "tape"]].concat());
+    recorded(&scene.sites, &point, "tape");
+    ["agent", "coordinator"].into_iter().for_each(|role| scene.sites.kill(role));
+    prove(&scene.sites, &point, &media);
 }

@@ -3,6 +3,7 @@
 
 mod going;
 mod orders;
+mod owed;
 mod tables;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Chain, Identity};
 
 use crate::foreman::{ForemanDesk, News};
+use crate::proofs;
 use crate::site::Site;
 
 pub(crate) use orders::{is_known_proxy, make_known};
@@ -85,6 +87,7 @@ const fn is_order(request: &Request) -> bool {
             | Request::HoldPlace { .. }
             | Request::HoldRelease { .. }
             | Request::Pin { .. }
+            | Request::Proven { .. }
             | Request::Prune { .. }
             | Request::Revoke { .. }
     )
@@ -137,6 +140,9 @@ fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal>
         Request::HoldRelease { name } => orders::hold_release(site, &name, by),
         Request::Pin { point, pinned } => orders::pin(site, &point, pinned, by),
         Request::Event { name, ended } => orders::event(site, &name, ended, by),
+        Request::Proven { point, copy, showing } => {
+            proofs::told(site, point, copy, &showing, by).map(Response::Done)
+        }
         Request::Prune { order } => going::prune(site, order, by),
         Request::Space { order } => {
             let report = site.collector.space(order, site.now())?;

@@ -15,6 +15,7 @@ mod media;
 mod nodes;
 mod points;
 mod policies;
+mod starts;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,10 +34,14 @@ pub use media::Medium;
 pub use nodes::{NodeNote, NodeRecord, Totals};
 pub use points::{PointFilter, PointRecord, PointStats};
 pub use policies::{PolicyVersion, WorkloadRecord};
+pub use starts::Start;
 
 /// One text a schema version, oldest first; released texts never change.
-const MIGRATIONS: &[&str] =
-    &[include_str!("catalog/schema.sql"), include_str!("catalog/schema2.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("catalog/schema.sql"),
+    include_str!("catalog/schema2.sql"),
+    include_str!("catalog/schema3.sql"),
+];
 /// How long a second process that looks into the file may hold it.
 const BUSY_WAIT: Duration = Duration::from_secs(10);
 /// Marks the file as a Strongroom catalog ("SRcg").

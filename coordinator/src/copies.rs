@@ -216,7 +216,7 @@ impl Copies {
         let source = rows.iter().find(|row| row.copy == copy.from);
         Ok(source.is_some_and(|source| {
             source.state == CopyState::Present
-                && source.proof.is_some_and(|proof| proof.level >= copy.min_proof)
+                && source.proven().is_some_and(|proof| proof.level >= copy.min_proof)
         }))
     }
 

@@ -19,6 +19,7 @@ use crate::catalog::NodeNote;
 use crate::copies::Copies;
 use crate::expire::far::Far;
 use crate::jobs::{IngestPlan, Jobs, Report};
+use crate::proofs;
 use crate::schedule;
 use crate::scrub;
 use crate::sessions::{Heard, Session};
@@ -280,9 +281,16 @@ impl Foreman {
                 }
                 self.copies.reconsider();
             }
+            FromNode::Proven(news) if !is_agent => {
+                if let Err(error) = proofs::hear(&self.site, &node, &news) {
+                    tracing::error!(error = %Chain(&error), "a proof was not booked");
+                }
+                self.copies.reconsider();
+            }
             FromNode::Expired { .. }
             | FromNode::Hello { .. }
             | FromNode::Lost { .. }
+            | FromNode::Proven(_)
             | FromNode::Renew { .. }
             | FromNode::Scrubbed(_)
             | FromNode::Step { .. } => {}

@@ -7,6 +7,7 @@ pub mod job;
 pub mod policy;
 pub mod retention;
 pub mod schedule;
+pub mod unmet;
 
 mod ability;
 mod admin;
@@ -17,6 +18,7 @@ mod expire;
 mod foreman;
 mod ingest;
 mod jobs;
+mod proofs;
 mod run;
 mod scrub;
 mod sessions;

@@ -5,6 +5,7 @@
 
 mod plan;
 mod problem;
+mod reach;
 mod read;
 mod read_app;
 mod read_copy;
@@ -13,6 +14,7 @@ mod sheet;
 mod text;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use jiff::tz::TimeZone;
 use strongroom_protocol::control::AppKind;
@@ -23,7 +25,8 @@ use crate::schedule::{Cadence, Throttle, Window};
 
 pub use plan::{Change, plan};
 pub use problem::{Problem, Problems};
-pub use read::parse;
+pub use reach::{Reach, doubts, proving};
+pub use read::{parse, parse_to_apply};
 pub use text::{Bytes, Seconds, TextError};
 
 /// The name of the copy every policy starts with.
@@ -82,6 +85,8 @@ pub struct Policy {
     pub grace_seconds: u64,
     /// What the primary snap keeps.
     pub primary: Keep,
+    /// How far, and how often, the primary snap is to be proven.
+    pub primary_prove: Option<Prove>,
     /// The other copies. Their `from` leads to the primary snap without a circle.
     pub copies: BTreeMap<CopyName, Copy>,
 }
@@ -109,6 +114,29 @@ impl Policy {
             copies: std::iter::once(first).chain(others).collect(),
         }
     }
+
+    /// The proofs it demands, copy by copy; what the copy is, but for the primary snap.
+    pub fn proofs(&self) -> impl Iterator<Item = (CopyName, Prove, Option<&CopyKind>)> {
+        let first = self.primary_prove.map(|prove| (primary(), prove, None));
+        let others = self.copies.values().filter_map(|copy| {
+            copy.prove.map(|prove| (copy.name.clone(), prove, Some(&copy.kind)))
+        });
+        first.into_iter().chain(others)
+    }
+}
+
+/// A proof that a copy is to have, again and again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Prove {
+    pub level: ProofLevel,
+    /// The newest proof of any point in the copy may be so old.
+    pub every_seconds: u64,
+}
+
+impl fmt::Display for Prove {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} every {}", self.level, Seconds(self.every_seconds))
+    }
 }
 
 /// A node of a policy's copy graph other than the primary snap.
@@ -123,6 +151,8 @@ pub struct Copy {
     pub keep: Keep,
     /// The source must be proven so far first.
     pub min_proof: ProofLevel,
+    /// How far, and how often, it is to be proven itself.
+    pub prove: Option<Prove>,
     pub throttle: Vec<Throttle>,
     /// When it may run; empty: always.
     pub window: Vec<Window>,
@@ -148,6 +178,14 @@ impl CopyKind {
         match self {
             Self::Aux { .. } => "aux",
             Self::SecondarySnap => "secondary-snap",
+        }
+    }
+
+    /// The most that is proven of it by reading.
+    pub const fn proven_by_reading(&self) -> ProofLevel {
+        match self {
+            Self::Aux { .. } => ProofLevel::HashVerified,
+            Self::SecondarySnap => ProofLevel::Readable,
         }
     }
 }
@@ -194,6 +232,14 @@ pub struct AppSource {
     pub kind: AppKind,
     /// Key and value in the order of the kind's table (`read_app.rs`); lists repeat their key.
     pub settings: Vec<(String, String)>,
+}
+
+impl AppSource {
+    /// What the policy file says at a key; the first of a list.
+    pub fn says(&self, key: &str) -> Option<&str> {
+        let found = self.settings.iter().find(|(name, _)| name == key)?;
+        Some(found.1.as_str())
+    }
 }
 
 /// A tree of files.

@@ -48,6 +48,8 @@ pub enum ProofLevel {
     Readable,
     /// Mounted and checked.
     MountedChecked,
+    /// The application was started from it and answered.
+    Started,
 }
 
 /// What became of one copy of one point.
@@ -97,7 +99,7 @@ words! {
     }
     ProofLevel {
         Written "written" HashVerified "hash-verified" Readable "readable"
-        MountedChecked "mounted-checked"
+        MountedChecked "mounted-checked" Started "started"
     }
     CopyState {
         Owed "owed" Working "working" Present "present" Failed "failed" Expired "expired"
@@ -117,9 +119,36 @@ pub struct Proof {
 pub struct CopyFacts {
     pub copy: CopyName,
     pub state: CopyState,
+    /// By reading it.
     pub proof: Option<Proof>,
+    /// When the application was last started from it and answered.
+    pub started: Option<Timestamp>,
+    /// When it did not start from it, if that is the last that was tried.
+    pub suspect: Option<Timestamp>,
     /// The medium itself refuses deletion until then.
     pub lock_until: Option<Timestamp>,
+}
+
+impl CopyFacts {
+    /// A copy of which nothing was proven.
+    pub const fn new(copy: CopyName, state: CopyState) -> Self {
+        Self { copy, state, proof: None, started: None, suspect: None, lock_until: None }
+    }
+
+    /// How far it is proven, by whatever means.
+    pub fn proven(&self) -> Option<Proof> {
+        proven(self.proof, self.started, self.suspect)
+    }
+}
+
+/// How far a copy is proven: by a start where one is known and none failed since, else by reading.
+pub fn proven(
+    read: Option<Proof>,
+    started: Option<Timestamp>,
+    suspect: Option<Timestamp>,
+) -> Option<Proof> {
+    let started = started.filter(|_| suspect.is_none());
+    started.map(|at| Proof { level: ProofLevel::Started, at }).or(read)
 }
 
 /// What retention knows about a point. `copies` holds the ledger's rows; a copy without a row was

@@ -276,10 +276,8 @@ fn damage_is_found_at_opening_and_the_way_out_works() {
     let found: Vec<(PointRecord, Vec<CopyFacts>)> = (1..=200)
         .map(|n| {
             let facts = CopyFacts {
-                copy: primary(),
-                state: CopyState::Present,
                 proof: Some(Proof { level: ProofLevel::Written, at: at(i64::from(n)) }),
-                lock_until: None,
+                ..CopyFacts::new(primary(), CopyState::Present)
             };
             (point(n, i64::from(n)), vec![facts])
         })

@@ -205,12 +205,7 @@ fn at(days: i64) -> Timestamp {
 }
 
 fn points(count: u8) -> Vec<PointFacts> {
-    let copy = |copy: &str| CopyFacts {
-        copy: copy.parse().unwrap(),
-        state: CopyState::Present,
-        proof: None,
-        lock_until: None,
-    };
+    let copy = |copy: &str| CopyFacts::new(copy.parse().unwrap(), CopyState::Present);
     let each = (0..count).map(|n| PointFacts {
         point: PointId::from_bytes([n; 16]),
         workload: "docs@fs1".parse().unwrap(),

@@ -31,7 +31,7 @@ fn name(text: &str) -> CopyName {
 }
 
 fn facts(copy: &str, state: CopyState) -> CopyFacts {
-    CopyFacts { copy: name(copy), state, proof: None, lock_until: None }
+    CopyFacts::new(name(copy), state)
 }
 
 fn point(n: usize, seconds: i64, copies: &[(&str, CopyState)]) -> PointFacts {

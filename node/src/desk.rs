@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use strongroom_protocol::control::{Ending, FromNode, Progress, StepNews, ToNode, Work};
-use strongroom_protocol::{Generation, JobId};
+use strongroom_protocol::{Generation, JobId, PointId, Timestamp};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,11 @@ impl Task {
 pub trait Worker: Send + Sync + 'static {
     /// Does the work to its end; stops soon after `task.cancelled`, undoing what must be.
     fn perform(self: Arc<Self>, task: Task) -> impl Future<Output = Ending> + Send;
+
+    /// The coordinator has the proof of this point that was made then.
+    fn proof_noted(&self, point: PointId, at: Timestamp) {
+        tracing::debug!(%point, %at, "a proof was noted that nobody here told");
+    }
 }
 
 struct Live {
@@ -80,6 +85,7 @@ impl Desk {
                     self.take(&worker, task);
                 }
                 ToNode::Cancel { job } => self.cancel(job),
+                ToNode::ProofNoted { point, at } => worker.proof_noted(point, at),
                 ToNode::Refused(refusal) => tracing::warn!(%refusal, "refused"),
                 ToNode::Renewed { .. } | ToNode::Revoked { .. } | ToNode::Welcome(_) => {}
             }

@@ -2,9 +2,12 @@
 //! command line and later by the console alike. One request a stream, one answer. The same
 //! types are what `--json` prints.
 
+mod reports;
+
 use serde::{Deserialize, Serialize};
 
-use crate::control::{Overwrite, Progress};
+pub use self::reports::{ScrubReport, SpaceReport, SpaceRun};
+use crate::control::{Overwrite, Progress, Showing};
 use crate::frame::message;
 use crate::id::{
     CopyName, Identity, JobId, MediaSetName, MediumId, NodeName, PackId, PointId, PolicyName, Role,
@@ -115,8 +118,15 @@ pub enum Request {
     },
     /// How old what is known of the files here is, and what scrubbing met.
     Scrub,
+    /// The application was started from a copy of a point: what came of it. Without a copy it
+    /// is the snap of the node that is asked.
+    Proven {
+        point: PointId,
+        copy: Option<CopyName>,
+        showing: Showing,
+    },
 }
-message!(Request, "request", 27);
+message!(Request, "request", 28);
 
 /// Which jobs to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,7 +213,8 @@ pub struct StatusReport {
     pub disk_free_bytes: u64,
     pub live_jobs: u64,
     pub connected: Vec<Identity>,
-    /// Point x copy owed and not there yet, each in a sentence.
+    /// Point x copy owed and not there yet, and what policies demand and nothing shows, each in a
+    /// sentence.
     pub debts: Vec<String>,
     /// What a person must look at, each in a sentence.
     pub alarms: Vec<String>,
@@ -273,8 +284,8 @@ pub struct PointRow {
 pub struct CopyRow {
     pub copy: CopyName,
     pub kind: String,
-    /// `owed`, `working`, `present`, `going` (there, and no reason keeps it), `failed`,
-    /// `removing`, `expired`.
+    /// `owed`, `working`, `present`, `going` (there, and no reason keeps it), `suspect` (there, and
+    /// the application did not start from it), `failed`, `removing`, `expired`.
     pub state: String,
     pub proof: String,
     pub proven: Option<Timestamp>,
@@ -344,56 +355,4 @@ pub struct AuditRow {
     pub action: String,
     pub subject: String,
     pub detail: String,
-}
-
-/// What a node's repository holds, and what a collection would give back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SpaceReport {
-    pub points: u64,
-    pub packs: u64,
-    pub bytes: u64,
-    /// Needed by points.
-    pub live_bytes: u64,
-    /// In packs that no point needs: condemned, or to be.
-    pub dead_packs: u64,
-    pub dead_bytes: u64,
-    /// In packs mostly unneeded: what is needed of them is copied first.
-    pub sparse_packs: u64,
-    pub sparse_bytes: u64,
-    /// What comes back once no session counts on it.
-    pub returned_bytes: u64,
-    pub open_sessions: u64,
-    pub disk_free_bytes: Option<u64>,
-    /// Why nothing would be removed.
-    pub refusal: Option<String>,
-    /// What the collection that was ordered did.
-    pub done: Option<String>,
-    pub last: Option<SpaceRun>,
-}
-
-/// The last collection since the node started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SpaceRun {
-    pub at: Timestamp,
-    pub text: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScrubReport {
-    /// Packs and manifests.
-    pub files: u64,
-    /// When the one that waits longest was last found whole; none when none was.
-    pub oldest: Option<Timestamp>,
-    /// Never read back so far, and the bytes of the packs among them.
-    pub never: u64,
-    pub never_bytes: u64,
-    /// Since the node started.
-    pub found: u64,
-    pub healed: u64,
-    pub last_found: Option<Timestamp>,
-    pub last_healed: Option<Timestamp>,
-    /// How often it was looked what is due.
-    pub rounds: u64,
-    /// Hurt and not healed, each in a sentence.
-    pub hurt: Vec<String>,
 }

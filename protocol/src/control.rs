@@ -32,8 +32,11 @@ pub enum FromNode {
     Lost { job: JobId, generation: Generation, points: Vec<(PointId, String)> },
     /// What scrubbing met at the proxy since it was last told.
     Scrubbed(ScrubNews),
+    /// What came of starting an application from a copy at the proxy's site; said again until
+    /// `ProofNoted` answers it.
+    Proven(ProofNews),
 }
-message!(FromNode, "node's message", 8);
+message!(FromNode, "node's message", 9);
 
 /// Coordinator to node. The order is the wire: append only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,8 +53,11 @@ pub enum ToNode {
     Revoked { revoked: Vec<(Identity, Timestamp)> },
     /// The request was refused.
     Refused(Refusal),
+    /// The proof of this point that was made then is on record, or is of no use: it need not be
+    /// told again.
+    ProofNoted { point: PointId, at: Timestamp },
 }
-message!(ToNode, "message to node", 6);
+message!(ToNode, "message to node", 7);
 
 /// Kinds of work that this version knows.
 const WORK_KINDS: u32 = 9;
@@ -197,6 +203,40 @@ pub struct ScrubNews {
     pub lost: Vec<(PointId, String)>,
     /// What that hurts, by point and file, each in a sentence.
     pub hurt: Vec<String>,
+}
+
+/// The word of the proof level that an operator tells.
+pub const STARTED: &str = "started";
+
+/// What starting the application from a copy showed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Showing {
+    /// The word of the proof level that was tried: [`STARTED`].
+    pub level: String,
+    pub outcome: Shown,
+    /// From the order until the application answered, in milliseconds: what a recovery takes.
+    pub took_ms: u64,
+    /// What was checked, or what failed, in a sentence.
+    pub detail: String,
+}
+
+/// Whether a proof held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Shown {
+    Failed,
+    Held,
+}
+
+/// A proof as it was made at a proxy's site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProofNews {
+    pub point: PointId,
+    /// None: the secondary snap of the proxy.
+    pub copy: Option<CopyName>,
+    /// Who told it there, and when by the proxy's clock.
+    pub by: Identity,
+    pub at: Timestamp,
+    pub showing: Showing,
 }
 
 /// A protect assignment.

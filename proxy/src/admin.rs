@@ -1,5 +1,6 @@
-//! What operators of the proxy's site may ask: everything that looks, nothing that changes. The
-//! answers come from the repository and the media here, so they hold with the first site gone.
+//! What operators of the proxy's site may ask: everything that looks, and nothing that changes what
+//! is stored; and what they may tell: what they proved of it. The answers come from the repository
+//! and the media here, so they hold with the first site gone.
 
 use std::sync::Arc;
 
@@ -9,8 +10,9 @@ use strongroom_node::uplink::SOFTWARE;
 use strongroom_protocol::admin::{
     MediumRow, PointRef, PointRow, Request, Response, StatusReport, WhyReport,
 };
+use strongroom_protocol::control::{ProofNews, STARTED, Shown};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
-use strongroom_protocol::{Chain, PointId, Timestamp, WorkloadName};
+use strongroom_protocol::{Chain, Identity, PointId, Timestamp, WorkloadName};
 use strongroom_store::manifest::Manifest;
 use strongroom_store::media::MediaReader;
 
@@ -23,20 +25,20 @@ fn unavailable(error: &dyn std::error::Error) -> Refusal {
 }
 
 /// Answers one request.
-pub(crate) async fn answer(site: &Arc<Site>, request: Request) -> Response {
+pub(crate) async fn answer(site: &Arc<Site>, request: Request, by: Identity) -> Response {
     let busy = match request {
         Request::Media => Some(site.hands.drives.lock().await),
         _ => None,
     };
     let asked = Arc::clone(site);
-    let answered = tokio::task::spawn_blocking(move || look_up(&asked, request)).await;
+    let answered = tokio::task::spawn_blocking(move || look_up(&asked, request, by)).await;
     drop(busy);
     answered
         .unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Internal, "a worker died")))
         .unwrap_or_else(Response::Refused)
 }
 
-fn look_up(site: &Site, request: Request) -> Answer<Response> {
+fn look_up(site: &Site, request: Request, by: Identity) -> Answer<Response> {
     match request {
         Request::Status => status(site).map(Response::Status),
         Request::Points { workload } => points(site, workload.as_ref()).map(Response::Points),
@@ -50,12 +52,51 @@ fn look_up(site: &Site, request: Request) -> Answer<Response> {
             site.hands.collector.space(order, now).map(Response::Space)
         }
         Request::Scrub => Ok(Response::Scrub(site.scrubber.report())),
+        Request::Proven { point, copy, showing } => {
+            let at = site.guard.clock().now();
+            proven(site, ProofNews { point, copy, by, at, showing }).map(Response::Done)
+        }
         _ => {
-            let text = "a proxy answers status, points, why, media, verify, space and scrub; \
-                        ask the coordinator for the rest";
+            let text = "a proxy answers status, points, why, media, verify, space and scrub, and \
+                        hears of proofs; ask the coordinator for the rest";
             Err(Refusal::new(RefusalKind::Forbidden, text))
         }
     }
+}
+
+/// Keeps what an operator proved, and has the coordinator told of it.
+fn proven(site: &Site, news: ProofNews) -> Answer<String> {
+    let (point, outcome) = (news.point, news.showing.outcome);
+    if news.showing.level != STARTED {
+        let text = format!("{:?} is no level that an operator proves", news.showing.level);
+        return Err(Refusal::new(RefusalKind::Invalid, format!("{text}: {STARTED} is")));
+    }
+    if news.copy.is_none() && !site.repo.has_point(point) {
+        let text = format!("point {point} is not here: nothing is proven of it");
+        return Err(Refusal::new(RefusalKind::Unknown, text));
+    }
+    let of_snap = news.copy.is_none();
+    site.hands.proofs.keep(news)?;
+    if of_snap && outcome == Shown::Held {
+        site.hands.keeper.proven(point);
+    }
+    Ok("kept at this site; the coordinator has it as soon as it is reached".to_owned())
+}
+
+/// What was proven of a point from here, each in a line.
+fn proofs(site: &Site, point: PointId) -> Vec<(String, String)> {
+    let told = site.hands.proofs.of(point).into_iter().map(|(news, is_noted)| {
+        let copy = news.copy.map_or_else(|| "secondary snap".to_owned(), |copy| copy.to_string());
+        let ProofNews { at, by, showing, .. } = news;
+        let held = match showing.outcome {
+            Shown::Held => format!("{} after {} s", showing.level, showing.took_ms / 1000),
+            Shown::Failed => format!("not {}", showing.level),
+        };
+        let known = if is_noted { "" } else { "; the coordinator does not have it yet" };
+        let text = format!("{copy} {held} at {at} by {by}: {}{known}", showing.detail);
+        ("proof".to_owned(), text)
+    });
+    told.collect()
 }
 
 fn manifests(site: &Site) -> Answer<(Vec<Manifest>, Vec<String>)> {
@@ -87,7 +128,7 @@ fn status(site: &Site) -> Answer<StatusReport> {
         disk_free_bytes: site.repo.free_bytes().unwrap_or_default(),
         live_jobs: 0,
         connected: Vec::new(),
-        debts: Vec::new(),
+        debts: site.hands.proofs.owed().into_iter().collect(),
         alarms,
     })
 }
@@ -114,7 +155,7 @@ fn why(site: &Site, point: &PointRef) -> Answer<WhyReport> {
         point: inspect::point_row(manifest),
         verdicts: Vec::new(),
         gaps: inspect::gaps(&site.repo, manifest)?,
-        facts: inspect::facts(manifest),
+        facts: inspect::facts(manifest).into_iter().chain(proofs(site, point)).collect(),
     })
 }
 

@@ -9,6 +9,7 @@ mod expire;
 mod heal;
 mod look;
 mod orders;
+mod proofs;
 mod prove;
 mod replicate;
 mod run;

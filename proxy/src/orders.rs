@@ -9,11 +9,12 @@ use strongroom_protocol::control::{
     Ending, ExpireOrder, ExpireOutcome, FromNode, Progress, RetryAdvice, StepNews, Work,
 };
 use strongroom_protocol::opening::{Refusal, RefusalKind};
-use strongroom_protocol::{Clock, MediaSetName, PointId};
+use strongroom_protocol::{Clock, MediaSetName, PointId, Timestamp};
 use strongroom_store::repo::Repo;
 use strongroom_store::tape::TapeLibrary;
 
 use crate::expire::Keeper;
+use crate::proofs::Proofs;
 use crate::{aux, heal, look, prove, replicate};
 
 /// The proxy's hands.
@@ -24,6 +25,7 @@ pub(crate) struct Hands {
     pub(crate) drives: tokio::sync::Mutex<()>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) keeper: Arc<Keeper>,
+    pub(crate) proofs: Arc<Proofs>,
     pub(crate) collector: Arc<Collector>,
 }
 
@@ -161,5 +163,9 @@ impl Worker for Hands {
                 Ending::Failed { refusal, retry }
             }
         }
+    }
+
+    fn proof_noted(&self, point: PointId, at: Timestamp) {
+        self.proofs.noted(point, at);
     }
 }

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::expire::{JOURNAL_FILE, JournalError, Keeper};
 use crate::heal::ProxyMender;
 use crate::orders::Hands;
+use crate::proofs::{PROOFS_FILE, Proofs};
 use crate::visitors::Site;
 
 /// Orders waiting to be looked at.
@@ -96,6 +97,7 @@ impl Proxy {
             drives: tokio::sync::Mutex::new(()),
             clock,
             keeper: Arc::new(keeper),
+            proofs: Arc::new(Proofs::open(&home.path(PROOFS_FILE))),
             collector: Arc::new(Collector::new(repo.clone(), Reserve::of(home.dir()))),
         });
         let book = Arc::new(TokenBook::open(&home.path("tokens.json"))?);
@@ -145,7 +147,8 @@ impl Proxy {
             let (uplink, talking) = Uplink::start(course, orders, stop.clone());
             // Fails only when the node is stopping.
             let _ = uplink_known.send(uplink.clone());
-            desk.work(hands, uplink, heard, stop.clone()).await;
+            let telling = Arc::clone(&hands.proofs).hand_over(uplink.clone(), stop.clone());
+            tokio::join!(desk.work(hands, uplink, heard, stop.clone()), telling);
             // The uplink ends by itself with `stop`.
             let _ = talking.await;
         };

@@ -1,5 +1,6 @@
-//! Who may come to a proxy, and for what: operators of its own site, to look and to restore.
-//! Orders come only over the uplink from the coordinator; nobody who comes here can delete.
+//! Who may come to a proxy, and for what: operators of its own site, to look, to restore, and to
+//! say what they proved. Orders come only over the uplink from the coordinator; nobody who comes
+//! here can delete.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -60,7 +61,8 @@ impl Visitors for Site {
             }
             Opening::Admin => {
                 let (request, _) = visit.receiver.expect::<Request>().await?;
-                let response = admin::answer(&self, request).await;
+                let by = visit.peer.identity.clone();
+                let response = admin::answer(&self, request, by).await;
                 visit.sender.send(&response).await?;
                 visit.sender.finish();
                 visit.sender.delivered().await;

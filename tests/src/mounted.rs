@@ -7,6 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+/// The smallest that mkfs.btrfs makes is a third of this.
+const BTRFS_BYTES: u64 = 300 << 20;
+
 /// Something mounted; unmounted when dropped.
 #[derive(Debug)]
 pub struct Mounted {
@@ -43,6 +46,15 @@ impl Mounted {
         let mounted = Self::small(at, mib)?;
         run("cp", &[OsStr::new("-a"), aside.join(".").as_os_str(), at.as_os_str()])?;
         Ok(mounted)
+    }
+
+    /// A new file system with snapshots in the file `image`, over what is there.
+    pub fn btrfs(image: &Path, at: &Path) -> anyhow::Result<Self> {
+        std::fs::File::create(image)?.set_len(BTRFS_BYTES)?;
+        run("mkfs.btrfs", &[OsStr::new("-q"), image.as_os_str()])?;
+        let words = ["-o", "loop"].map(OsStr::new);
+        run("mount", &[&words[..], &[image.as_os_str(), at.as_os_str()]].concat())?;
+        Ok(Self { at: at.to_owned() })
     }
 
     /// One file or directory over another.

@@ -13,6 +13,7 @@ use crate::failure::{Ending, Failure};
 use crate::human;
 use crate::mariadb::{Origin, Proof, Restored, Trial, prove, restore};
 use crate::point_at::point;
+use crate::proving::{RecordArgs, tell};
 use crate::session::Session;
 
 /// Restore or prove a server of MariaDB
@@ -56,6 +57,8 @@ struct MariadbRestoreArgs {
 struct MariadbProveArgs {
     #[command(flatten)]
     from: PointArgs,
+    #[command(flatten)]
+    record: RecordArgs,
     /// Make the scratch directory in this one
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
@@ -132,8 +135,9 @@ impl MariadbProveArgs {
         };
         let proof = prove(session, &origin, &self.from.point, trial).await?;
         session.out.either(&proof, |_| proven(&proof))?;
+        let told = tell(session, origin.contact(), self.record, proof.tried()).await;
         match proof.holds() {
-            true => Ok(Ending::Done),
+            true => Ok(told),
             false => Err(Failure::new("the point is not proven")
                 .hint("`strongroom verify` says whether its copies are whole")),
         }

@@ -17,6 +17,7 @@ use crate::point_at::point;
 use crate::postgres::{
     Delta, Log, Origin, Plan, Proof, Recovery, Restored, Trial, Until, prove, restore,
 };
+use crate::proving::{RecordArgs, tell};
 use crate::session::Session;
 
 /// Restore or prove a cluster of PostgreSQL
@@ -96,6 +97,8 @@ struct RestoreArgs {
 struct ProveArgs {
     #[command(flatten)]
     from: FromArgs,
+    #[command(flatten)]
+    record: RecordArgs,
     /// Make the scratch directory in this one
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
@@ -207,8 +210,9 @@ impl ProveArgs {
         };
         let proof = prove(session, &origin, &self.from.point, trial).await?;
         session.out.either(&proof, |_| proven(&proof))?;
+        let told = tell(session, origin.contact(), self.record, proof.tried()).await;
         match proof.holds() {
-            true => Ok(Ending::Done),
+            true => Ok(told),
             false => Err(Failure::new("the point is not proven")
                 .hint("`strongroom verify` says whether its copies are whole")),
         }

@@ -3,26 +3,43 @@
 
 use clap::Args;
 use strongroom_protocol::WorkloadName;
-use strongroom_protocol::admin::{PointRef, Request, Response};
+use strongroom_protocol::admin::{PointRef, Request, Response, StatusReport};
 
 use crate::failure::{Ending, Failure};
 use crate::point_at::point;
 use crate::session::Session;
 use crate::show;
 
-/// `status`: the node's, with how old what is known of its files is.
-pub(crate) async fn status(session: &Session) -> Result<Ending, Failure> {
-    let contact = session.contact().await?;
-    let status = contact.ask(&Request::Status).await?;
-    // A node of an older version does not know the question.
-    let scrub = contact.ask(&Request::Scrub).await;
-    match (&status, scrub) {
-        (Response::Status(report), Ok(Response::Scrub(scrub))) if !session.out.is_json() => {
-            session.out.text(&show::status(report, &scrub, session.out.face()))?;
+/// Say what is owed and what needs attention at a site
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// Exit with 3 where something is owed or needs attention, for timers and scripts
+    #[arg(long)]
+    check: bool,
+}
+
+impl StatusArgs {
+    /// The node's, with how old what is known of its files is.
+    pub(crate) async fn run(self, session: &Session) -> Result<Ending, Failure> {
+        let contact = session.contact().await?;
+        let status = contact.ask(&Request::Status).await?;
+        // A node of an older version does not know the question.
+        let scrub = contact.ask(&Request::Scrub).await;
+        match (&status, scrub) {
+            (Response::Status(report), Ok(Response::Scrub(scrub))) if !session.out.is_json() => {
+                session.out.text(&show::status(report, &scrub, session.out.face()))?;
+            }
+            _ => session.out.answer(&status)?,
         }
-        _ => session.out.answer(&status)?,
+        match status {
+            Response::Status(report) if self.check && !is_clear(&report) => Ok(Ending::Gaps),
+            _ => Ok(Ending::Done),
+        }
     }
-    Ok(Ending::Done)
+}
+
+const fn is_clear(report: &StatusReport) -> bool {
+    report.debts.is_empty() && report.alarms.is_empty()
 }
 
 /// List the recovery points and the state of every copy

@@ -11,11 +11,18 @@ use strongroom_agent::vmlab::{
 };
 use strongroom_agent::workload::vm::{DESCRIPTION, DISKS};
 use strongroom_protocol::admin::PointRef;
+use strongroom_protocol::control::Shown;
+use strongroom_protocol::{Chain, PointId};
 
-use crate::commands::restore::{CopyArgs, Overwrite, RestoreArgs};
+use crate::commands::restore::{CopyArgs, Overwrite, RestoreArgs, copy_site};
 use crate::failure::{Ending, Failure, While};
+use crate::operator::Contact;
 use crate::point_at::{PointAt, point};
+use crate::proving::{RecordArgs, Tried, tell, unrecorded};
+use crate::restoring::find;
+use crate::scene::resolve;
 use crate::session::{Session, blocking};
+use crate::shelf::Shelf;
 
 /// Restore virtual machines, and prove that they boot
 #[derive(Args, Debug)]
@@ -61,6 +68,8 @@ struct VmProveArgs {
     /// A point: an id, its last 8 digits, or latest:WORKLOAD
     #[arg(value_name = "POINT", value_parser = point())]
     point: PointRef,
+    #[command(flatten)]
+    record: RecordArgs,
     /// Where to restore it meanwhile; a temporary directory otherwise
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
@@ -173,10 +182,14 @@ impl VmProveArgs {
             out: session.out.without_answers(),
             clock: session.clock.clone(),
         };
-        let restore = restore(self.copy, self.point, &to, Vec::new());
+        let meant = meant(session, &self).await?;
+        let began = Instant::now();
+        let exactly = meant.as_ref().map(|(_, point)| PointRef::Id(point.to_string()));
+        let restore = restore(self.copy, exactly.unwrap_or(self.point), &to, Vec::new());
         if restore.run(&quiet).await? != Ending::Done {
             return Err(Failure::new("the machine was not restored whole, and is not booted"));
         }
+        let restored = began.elapsed();
         let boot = match (self.boot_kernel, self.boot_initrd, self.lab_kernel) {
             (Some(image), Some(initrd), _) => {
                 Booting::Kernel { image, initrd, words: self.boot_append }
@@ -189,11 +202,57 @@ impl VmProveArgs {
         let proved = blocking(move || prove(&to, &place, boot, &checks, patience)).await?;
         drop(temporary);
         session.out.either(&proved, |_| told(&proved))?;
-        match proved["proved"] == true {
-            true => Ok(Ending::Done),
-            false => Err(Failure::new("the machine booted, and what its guest was asked failed")),
+        let recorded = match meant {
+            Some((reader, point)) => {
+                let tried = tried(&proved, point, restored);
+                tell(session, reader.as_ref(), self.record, tried).await
+            }
+            None => unrecorded(session),
+        };
+        match (proved["proved"] == true, proved["why"].as_str()) {
+            (true, _) => Ok(recorded),
+            (false, Some(_)) => Err(Failure::new("the machine did not answer")),
+            (false, None) => {
+                Err(Failure::new("the machine booted, and what its guest was asked failed"))
+            }
         }
     }
+}
+
+/// Which point is meant, and the node it is read from; none where its proof is told to nobody.
+async fn meant(
+    session: &Session,
+    args: &VmProveArgs,
+) -> Result<Option<(Option<Contact>, PointId)>, Failure> {
+    let Some(media) = args.copy.media.clone() else {
+        let site = copy_site(session, args.copy.from.as_deref())?;
+        let contact = session.contact_at(site.as_ref()).await?;
+        let point = resolve(&contact, &args.point).await?;
+        return Ok(Some((Some(contact), point)));
+    };
+    if args.record.record.is_none() {
+        return Ok(None);
+    }
+    let (opener, point) = (args.copy.opener.opener()?, args.point.clone());
+    let found = blocking(move || find(Shelf::open(&media)?.points(Some(&opener))?, &point)).await?;
+    Ok(Some((None, found.point)))
+}
+
+/// What came of it, for the books.
+fn tried(proved: &Value, point: PointId, restored: Duration) -> Tried {
+    let booted = proved["booted_seconds"].as_f64().unwrap_or_default();
+    let took = restored + Duration::from_secs_f64(booted);
+    let checks = proved["checks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let failed = checks.iter().find(|check| check["code"] != 0);
+    let (outcome, detail) = match (proved["why"].as_str(), failed) {
+        (Some(why), _) => (Shown::Failed, why.to_owned()),
+        (None, Some(check)) => {
+            let words = |key: &str| check[key].as_str().unwrap_or_default().to_owned();
+            (Shown::Failed, format!("{}: {}", words("command"), words("said")))
+        }
+        (None, None) => (Shown::Held, format!("booted, {} checks passed", checks.len())),
+    };
+    Tried { point, outcome, took, detail }
 }
 
 /// What boots.
@@ -229,7 +288,11 @@ fn prove(
     let began = Instant::now();
     let setup = Setup { disks, boot, writes: Writes::Thrown, memory_mib };
     let mut machine = Machine::start(place, &setup)?;
-    machine.await_agent(patience)?;
+    let name = &about["machine"]["name"];
+    if let Err(error) = machine.await_agent(patience) {
+        let why = Chain(&error).to_string();
+        return Ok(json!({ "machine": name, "checks": [], "proved": false, "why": why }));
+    }
     let booted = began.elapsed();
     let mut asked = Vec::new();
     for check in checks {
@@ -238,7 +301,7 @@ fn prove(
     }
     let proved = asked.iter().all(|check| check["code"] == 0);
     Ok(json!({
-        "machine": about["machine"]["name"], "taken_unix_ms": about["taken_unix_ms"],
+        "machine": name, "taken_unix_ms": about["taken_unix_ms"],
         "reached": about["quiet"]["reached"], "booted_seconds": booted.as_secs_f64(),
         "checks": asked, "proved": proved,
     }))
@@ -247,6 +310,9 @@ fn prove(
 fn told(proved: &Value) -> String {
     let seconds = proved["booted_seconds"].as_f64().unwrap_or_default();
     let name = proved["machine"].as_str().unwrap_or("the machine");
+    if let Some(why) = proved["why"].as_str() {
+        return format!("{name} did not answer: {why}\n");
+    }
     let mut text = format!("{name} booted, and its guest answered after {seconds:.1} s\n");
     for check in proved["checks"].as_array().into_iter().flatten() {
         let command = check["command"].as_str().unwrap_or_default();
@@ -275,5 +341,27 @@ mod tests {
         let disks = described(dir.path()).unwrap();
         assert_eq!(disks.len(), 2);
         assert_eq!(disks[1].path, dir.path().join("disks/vdb.raw"));
+    }
+
+    #[test]
+    fn a_failed_check_and_a_silent_guest_are_told_from_one_that_answered() {
+        let (point, second) = (PointId::from_bytes([1; 16]), Duration::from_secs(1));
+        let check = |code: i64| json!({ "command": "fsck", "code": code, "said": "hurt" });
+        for (proved, outcome, detail) in [
+            (
+                json!({ "booted_seconds": 2.0, "checks": [check(0)] }),
+                Shown::Held,
+                "booted, 1 checks passed",
+            ),
+            (
+                json!({ "booted_seconds": 2.0, "checks": [check(0), check(1)] }),
+                Shown::Failed,
+                "fsck: hurt",
+            ),
+            (json!({ "checks": [], "why": "no answer" }), Shown::Failed, "no answer"),
+        ] {
+            let tried = tried(&proved, point, second);
+            assert_eq!((tried.outcome, tried.detail.as_str()), (outcome, detail));
+        }
     }
 }

@@ -68,6 +68,14 @@ impl Origin {
         Ok(Opened { scene, keys, about, lacking })
     }
 
+    /// The node that is read from, if any.
+    pub(crate) fn contact(&self) -> Option<&Contact> {
+        match self {
+            Self::Media { .. } => None,
+            Self::Node(contact) => Some(contact),
+        }
+    }
+
     /// The points of a workload, oldest first.
     pub(crate) async fn points_of(
         &self,

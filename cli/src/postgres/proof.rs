@@ -10,13 +10,16 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use strongroom_agent::workload::postgres::about::ClusterPoint;
 use strongroom_agent::workload::postgres::programs::Programs;
+use strongroom_protocol::PointId;
 use strongroom_protocol::admin::PointRef;
+use strongroom_protocol::control::Shown;
 
 use super::origin::Origin;
 use super::recovery::Recovery;
 use super::restore::{Delta, Plan, restore};
 use super::server::{Scratch, last_lines, programs};
 use crate::failure::{Failure, While};
+use crate::proving::Tried;
 use crate::session::{Session, blocking};
 
 /// What is wanted of a proof.
@@ -36,8 +39,9 @@ pub(crate) struct Trial {
 }
 
 /// What was proven.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Proof {
+    pub(crate) point: PointId,
     pub(crate) version: String,
     pub(crate) seconds_to_restore: f64,
     /// From the start of the server until it took writes.
@@ -59,6 +63,17 @@ impl Proof {
     /// Whether nothing was found wrong.
     pub(crate) fn holds(&self) -> bool {
         self.checks.iter().all(|check| check.passed)
+    }
+
+    /// What came of it, for the books.
+    pub(crate) fn tried(&self) -> Tried {
+        let Self { version, checks, .. } = self;
+        let (outcome, found) = match checks.iter().find(|check| !check.passed) {
+            Some(check) => (Shown::Failed, format!("{}: {}", check.what, check.said.trim())),
+            None => (Shown::Held, format!("{} checks passed", checks.len())),
+        };
+        let took = Duration::from_secs_f64(self.seconds_to_restore + self.seconds_to_recover);
+        Tried { point: self.point, outcome, took, detail: format!("postgresql {version}: {found}") }
     }
 
     fn check(&mut self, what: impl Into<String>, passed: bool, said: impl Into<String>) {
@@ -89,15 +104,20 @@ pub(crate) async fn prove(
     };
     let began = Instant::now();
     let restored = restore(session, origin, point, &plan).await?;
+    let seconds_to_restore = began.elapsed().as_secs_f64();
+    let (Some(id), Some(cluster)) = (restored.id, restored.point) else {
+        return Err(Failure::new("the point has no description"));
+    };
     let mut proof = Proof {
-        seconds_to_restore: began.elapsed().as_secs_f64(),
+        point: id,
+        version: cluster.version.clone(),
+        seconds_to_restore,
+        seconds_to_recover: 0.0,
         bytes_written: restored.bytes_written,
-        ..Proof::default()
+        checks: Vec::new(),
     };
     let problems = restored.problems.join("; ");
     proof.check("restored whole", problems.is_empty(), problems);
-    let cluster = restored.point.ok_or_else(|| Failure::new("the point has no description"))?;
-    proof.version.clone_from(&cluster.version);
     let place = scratch.path().to_owned();
     let (proof, removed) = blocking(move || {
         let proof = examine(proof, &place, &data, &cluster, &trial);

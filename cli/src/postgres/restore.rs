@@ -11,7 +11,7 @@ use strongroom_agent::restore::{Overwrite, Report, RestoreOptions, Selection};
 use strongroom_agent::workload::postgres::about::{self, About, ClusterPoint, LogPoint};
 use strongroom_agent::workload::postgres::lsn::Lsn;
 use strongroom_protocol::admin::PointRef;
-use strongroom_protocol::{ChunkId, WorkloadName};
+use strongroom_protocol::{ChunkId, PointId, WorkloadName};
 use strongroom_store::keys::AgentKeys;
 
 use super::origin::{Opened, Origin};
@@ -59,6 +59,8 @@ pub(crate) struct Restored {
     pub(crate) problems: Vec<String>,
     /// The place in the log up to which there is log.
     pub(crate) log_until: Lsn,
+    #[serde(skip)]
+    pub(crate) id: Option<PointId>,
     #[serde(skip)]
     pub(crate) point: Option<ClusterPoint>,
 }
@@ -132,6 +134,7 @@ pub(crate) async fn restore(
     let control = vec![CONTROL.to_vec()];
     within.part(&mut restored, (b"", target), control, Overwrite::IfDifferent).await?;
     origin.tidy()?;
+    restored.id = Some(scene.manifest.head.point);
     restored.point = Some(*cluster);
     Ok(restored)
 }

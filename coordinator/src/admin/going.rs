@@ -7,6 +7,7 @@ use strongroom_protocol::admin::{PointRef, PruneOrder, Response, VerdictRow, Why
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{CopyName, PointId};
 
+use super::owed::{evidence, required};
 use super::tables::{point_row, resolve};
 use super::unavailable;
 use crate::catalog::LedgerRow;
@@ -32,6 +33,11 @@ pub(super) fn why(site: &Site, point: &PointRef) -> Answer<WhyReport> {
     let in_force = site.in_force();
     let verdicts = retention::why(point, &facts, &in_force.declared.rules(), &marks, site.now());
     let manifest = site.repo.point(point).ok();
+    let mut known = manifest.as_ref().map(inspect::facts).unwrap_or_default();
+    if let Some(required) = required(site, &record.workload, record.consistency) {
+        let text = format!("{required}, which is not met: {}", evidence(site, point));
+        known.push(("required".to_owned(), text));
+    }
     Ok(WhyReport {
         point: point_row(site, &record)?,
         verdicts: rows(site, &verdicts, &in_force.declared)?,
@@ -39,7 +45,7 @@ pub(super) fn why(site: &Site, point: &PointRef) -> Answer<WhyReport> {
             Some(manifest) => inspect::gaps(&site.repo, manifest)?,
             None => vec!["the primary snap is not here any more".to_owned()],
         },
-        facts: manifest.as_ref().map(inspect::facts).unwrap_or_default(),
+        facts: known,
     })
 }
 
@@ -114,7 +120,17 @@ pub(super) fn detail(
 ) -> Answer<String> {
     let goes = row.doomed.is_some() || row.state == CopyState::Removing;
     if !goes {
-        return Ok(row.last_error.clone().unwrap_or_default());
+        return Ok(match (&row.last_error, row.suspect(), &row.started) {
+            (Some(error), ..) => error.clone(),
+            (None, Some(failed), _) => {
+                format!("not started from at {}: {}", failed.at, failed.detail)
+            }
+            (None, None, Some(start)) => {
+                let seconds = start.took_ms as f64 / 1000.0;
+                format!("started from, and answered after {seconds:.1} s")
+            }
+            (None, None, None) => String::new(),
+        });
     }
     let now = site.now();
     let clock = expire::clock(site, now).map_err(|error| unavailable(&error))?;

@@ -24,7 +24,7 @@ fn invalid(text: impl Into<String>) -> Refusal {
 }
 
 fn parse(file: &str, toml: &str) -> Result<Parsed, Refusal> {
-    policy::parse(file, toml).map_err(|problems| invalid(problems.to_string()))
+    policy::parse_to_apply(file, toml).map_err(|problems| invalid(problems.to_string()))
 }
 
 fn label(name: &str) -> Result<Label, Refusal> {
@@ -39,9 +39,11 @@ pub(super) fn policy_plan(site: &Site, file: &str, toml: &str) -> Result<Respons
     let in_force = site.in_force();
     let before: Option<&Declared> = (in_force.version > 0).then_some(&in_force.declared);
     let changes = policy::plan(before, &parsed.declared, &facts, &marks, site.now());
+    let warnings = parsed.warnings.iter().map(ToString::to_string);
+    let doubts = policy::doubts(&parsed.declared, &facts);
     Ok(Response::Plan {
         changes: changes.iter().map(ToString::to_string).collect(),
-        warnings: parsed.warnings.iter().map(ToString::to_string).collect(),
+        warnings: warnings.chain(doubts).collect(),
     })
 }
 

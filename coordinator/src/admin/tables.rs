@@ -11,6 +11,7 @@ use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{JobId, PointId, Timestamp, WorkloadName};
 
 use super::going::detail;
+use super::owed::{debts, required, suspects};
 use super::unavailable;
 use crate::audit;
 use crate::catalog::{JobFilter, LedgerRow, PointFilter, PointRecord};
@@ -36,12 +37,6 @@ pub(super) fn resolve(site: &Site, point: &PointRef) -> Answer<PointId> {
 
 pub(super) fn status(site: &Site) -> Answer<StatusReport> {
     let totals = site.catalog.totals().map_err(|error| unavailable(&error))?;
-    let debts = site.catalog.debts(None).map_err(|error| unavailable(&error))?;
-    let debts = debts.iter().map(|debt| {
-        let row = &debt.row;
-        let why = row.last_error.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        format!("{} of {} owes copy {}{why}", debt.workload, debt.moment, row.copy)
-    });
     let packs = site.repo.packs();
     Ok(StatusReport {
         node: site.guard.me().identity,
@@ -53,7 +48,7 @@ pub(super) fn status(site: &Site) -> Answer<StatusReport> {
         disk_free_bytes: site.repo.free_bytes().unwrap_or_default(),
         live_jobs: totals.live_jobs,
         connected: site.sessions.all().into_iter().map(|session| session.identity).collect(),
-        debts: debts.collect(),
+        debts: debts(site)?,
         alarms: alarms(site)?,
     })
 }
@@ -66,6 +61,7 @@ const OVERDUE_SECONDS: i64 = 900;
 /// What a person must look at: what was noted, and what did not happen.
 fn alarms(site: &Site) -> Answer<Vec<String>> {
     let mut alarms = site.alarms();
+    alarms.extend(suspects(site)?);
     alarms.extend(site.repo.hurt().iter().take(HURT_NAMED_MAX).map(sentence));
     let (in_force, now) = (site.in_force(), site.now());
     let histories = site.catalog.histories(now).map_err(|error| unavailable(&error))?;
@@ -137,7 +133,7 @@ pub(super) fn workloads(site: &Site) -> Answer<Vec<WorkloadRow>> {
 
 fn job_row(site: &Site, job: &Job) -> JobRow {
     let state = job.state();
-    let detail = match (job.outcome(), job.next(), job.last_cause()) {
+    let mut detail = match (job.outcome(), job.next(), job.last_cause()) {
         (Some(outcome), _, Some(cause)) if !state.is_live() => format!("{outcome}; last: {cause}"),
         (Some(outcome), ..) => outcome.to_string(),
         (None, Next::Wait(reason), _) => reason.to_string(),
@@ -150,6 +146,9 @@ fn job_row(site: &Site, job: &Job) -> JobRow {
         Task::Protect { workload, .. } => workload.to_string(),
         Task::Recover { point, target, .. } => format!("point {} to {target}", point.short()),
     };
+    if let Some(owes) = owes(site, job).filter(|_| !state.is_live()) {
+        detail.push_str(&owes);
+    }
     JobRow {
         id: job.id(),
         kind: job.task().saga().as_str().to_owned(),
@@ -163,6 +162,14 @@ fn job_row(site: &Site, job: &Job) -> JobRow {
         progress: site.progress_of(job.id()),
         point: Some(job.task().point()),
     }
+}
+
+/// A job may have ended, and its point hold less than is required.
+fn owes(site: &Site, job: &Job) -> Option<String> {
+    let Task::Protect { workload, point, .. } = job.task() else { return None };
+    let holds = site.catalog.point(*point).ok()??.consistency;
+    let required = required(site, workload, holds)?;
+    Some(format!("; its point holds {holds}, and {required} is required"))
 }
 
 fn task_row(site: &Site, task: &CopyTask) -> JobRow {
@@ -235,12 +242,13 @@ fn copy_row(site: &Site, workload: &WorkloadName, row: &LedgerRow) -> Answer<Cop
     Ok(CopyRow {
         copy: row.copy.clone(),
         kind,
-        state: match (row.state, row.doomed) {
-            (CopyState::Present, Some(_)) => "going".to_owned(),
-            (state, _) => state.as_str().to_owned(),
+        state: match (row.state, row.doomed, row.suspect()) {
+            (CopyState::Present, Some(_), _) => "going".to_owned(),
+            (CopyState::Present, None, Some(_)) => "suspect".to_owned(),
+            (state, ..) => state.as_str().to_owned(),
         },
-        proof: row.proof.map_or("none", |proof| proof.level.as_str()).to_owned(),
-        proven: row.proof.map(|proof| proof.at),
+        proof: row.proven().map_or("none", |proof| proof.level.as_str()).to_owned(),
+        proven: row.proven().map(|proof| proof.at),
         bytes: row.bytes_stored,
         seconds: row.seconds,
         detail: detail(site, row, workload)?,
@@ -249,11 +257,16 @@ fn copy_row(site: &Site, workload: &WorkloadName, row: &LedgerRow) -> Answer<Cop
 
 pub(super) fn point_row(site: &Site, point: &PointRecord) -> Answer<PointRow> {
     let ledger = site.catalog.ledger_of(point.point).map_err(|error| unavailable(&error))?;
+    let holds = point.consistency;
+    let consistency = match required(site, &point.workload, holds) {
+        Some(required) => format!("{holds} ({required} required)"),
+        None => holds.as_str().to_owned(),
+    };
     Ok(PointRow {
         id: point.point,
         workload: point.workload.clone(),
         moment: point.moment,
-        consistency: point.consistency.as_str().to_owned(),
+        consistency,
         files: point.stats.files,
         bytes: point.stats.bytes,
         stored_bytes: point.stats.stored_bytes,

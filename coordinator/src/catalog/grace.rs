@@ -5,7 +5,9 @@ use rusqlite::Transaction;
 use strongroom_protocol::{CopyName, PointId, Timestamp, WorkloadName};
 
 use crate::catalog::cell::{id, text};
-use crate::catalog::ledger::{COLUMNS, find, is_debt, ledger_row, remove, store, transition};
+use crate::catalog::ledger::{
+    COLUMNS, COLUMNS_COUNT, find, is_debt, ledger_row, remove, store, transition,
+};
 use crate::catalog::{Catalog, CatalogError, CopyEvent, LedgerRow, Trouble};
 use crate::retention::{CopyState, RetentionClock, Stance, Verdict};
 
@@ -72,7 +74,7 @@ impl Catalog {
                  WHERE {condition} ORDER BY l.doomed, l.point, l.copy"
             ))?;
             let rows = query.query_map([], |row| {
-                Ok(Doomed { row: ledger_row(row)?, workload: text(row, 16)? })
+                Ok(Doomed { row: ledger_row(row)?, workload: text(row, COLUMNS_COUNT)? })
             })?;
             rows.collect()
         })

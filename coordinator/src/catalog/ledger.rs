@@ -2,10 +2,12 @@
 //! by nothing wanting it any more.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use strongroom_protocol::control::Shown;
 use strongroom_protocol::{CopyName, PointId, Timestamp, WorkloadName};
 
 use crate::catalog::cell::{count, id, number, text, time, time_or_none, word};
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::starts::{start_or_none, store_starts};
+use crate::catalog::{Catalog, CatalogError, Start};
 use crate::retention::{CopyFacts, CopyState, Proof, ProofLevel};
 
 /// One cell of the ledger.
@@ -14,7 +16,12 @@ pub struct LedgerRow {
     pub point: PointId,
     pub copy: CopyName,
     pub state: CopyState,
+    /// By reading it.
     pub proof: Option<Proof>,
+    /// The newest start of the application from it that held.
+    pub started: Option<Start>,
+    /// The newest that failed, until one held after it.
+    pub failed: Option<Start>,
     pub lock_until: Option<Timestamp>,
     pub bytes_sent: u64,
     pub bytes_stored: u64,
@@ -35,8 +42,10 @@ pub struct LedgerRow {
 impl LedgerRow {
     /// As retention sees it.
     pub fn into_facts(self) -> CopyFacts {
+        let suspect = self.suspect().map(|start| start.at);
+        let started = self.started.as_ref().map(|start| start.at);
         let Self { copy, state, proof, lock_until, .. } = self;
-        CopyFacts { copy, state, proof, lock_until }
+        CopyFacts { copy, state, proof, started, suspect, lock_until }
     }
 }
 
@@ -59,10 +68,12 @@ pub enum CopyEvent {
     Lost { error: String },
     /// It is to be made, not before `due`.
     Owed { due: Timestamp },
-    /// A proof; a weaker one does not replace a stronger.
+    /// A proof by reading; a weaker one does not replace a stronger.
     Proven(Proof),
     /// It is being removed, for want of a reason: decided, and not to be undone here.
     Removing,
+    /// The application was started from it.
+    Shown { outcome: Shown, start: Start },
     /// Who holds it did not remove it: why, and when to ask again.
     Stayed { why: String, until: Timestamp },
 }
@@ -79,7 +90,9 @@ pub struct Debt {
 pub(super) const COLUMNS: &str = "l.point, l.copy, l.state, l.proof, l.proven, \
      l.lock_until, l.bytes_sent, \
      l.bytes_stored, l.seconds, l.attempts, l.last_error, l.next_attempt, l.doomed, l.changed, \
-     l.reasons, l.doomed_counted";
+     l.reasons, l.doomed_counted, l.started, l.failed";
+/// How many they are.
+pub(super) const COLUMNS_COUNT: usize = 18;
 
 pub(super) fn ledger_row(row: &Row<'_>) -> rusqlite::Result<LedgerRow> {
     let level = match row.get_ref(3)? {
@@ -103,6 +116,8 @@ pub(super) fn ledger_row(row: &Row<'_>) -> rusqlite::Result<LedgerRow> {
         changed: time(row, 13)?,
         reasons: row.get(14)?,
         doomed_counted: row.get(15)?,
+        started: start_or_none(row, 16)?,
+        failed: start_or_none(row, 17)?,
     })
 }
 
@@ -154,8 +169,8 @@ pub(super) fn store(db: &Transaction<'_>, row: &LedgerRow) -> rusqlite::Result<(
         row.changed.0,
         row.reasons,
         row.doomed_counted,
-    ])
-    .map(drop)
+    ])?;
+    store_starts(db, row)
 }
 
 pub(super) fn remove(
@@ -190,7 +205,8 @@ impl Catalog {
             let mut query = db.prepare_cached(&sql)?;
             let by = due_by.map_or(i64::MAX, |by| by.0);
             let rows = query.query_map([by, i64::MIN], |row| {
-                Ok(Debt { row: ledger_row(row)?, workload: text(row, 16)?, moment: time(row, 17)? })
+                let workload = text(row, COLUMNS_COUNT)?;
+                Ok(Debt { row: ledger_row(row)?, workload, moment: time(row, COLUMNS_COUNT + 1)? })
             })?;
             rows.collect()
         })
@@ -275,6 +291,8 @@ pub(super) fn transition(
             row.proof = Some(stronger(*proof, row.proof));
         }
         CopyEvent::Proven(_) => return refused("proven"),
+        CopyEvent::Shown { outcome, start } if present => row.show(*outcome, start),
+        CopyEvent::Shown { .. } => return refused("proven"),
         CopyEvent::Locked { until } if present => {
             row.lock_until = row.lock_until.max(Some(*until));
         }
@@ -284,6 +302,7 @@ pub(super) fn transition(
             row.last_error = Some(error.clone());
             (row.proof, row.doomed, row.lock_until) = (None, None, None);
             (row.doomed_counted, row.next_attempt) = (None, Some(at));
+            row.forget_starts();
         }
         CopyEvent::Lost { .. } => return refused("lost"),
         CopyEvent::Expired | CopyEvent::Removing | CopyEvent::Stayed { .. } => {
@@ -321,18 +340,21 @@ fn let_go(
             row.state = CopyState::Expired;
             (row.proof, row.next_attempt, row.last_error) = (None, None, None);
             (row.doomed, row.doomed_counted) = (None, None);
+            row.forget_starts();
         }
         _ => return Err("expired"),
     }
     Ok(())
 }
 
-fn fresh(point: PointId, copy: &CopyName, at: Timestamp) -> LedgerRow {
+pub(super) fn fresh(point: PointId, copy: &CopyName, at: Timestamp) -> LedgerRow {
     LedgerRow {
         point,
         copy: copy.clone(),
         state: CopyState::Owed,
         proof: None,
+        started: None,
+        failed: None,
         lock_until: None,
         bytes_sent: 0,
         bytes_stored: 0,

@@ -22,14 +22,6 @@ const LOOK_SECONDS: i64 = 24 * 3600;
 /// Points looked at by one order.
 const LOOKED_AT_ONCE: usize = 1000;
 
-/// The most a copy of this kind can be proven today.
-const fn best_proof(kind: &CopyKind) -> ProofLevel {
-    match kind {
-        CopyKind::Aux { .. } => ProofLevel::HashVerified,
-        _ => ProofLevel::Readable,
-    }
-}
-
 /// What a look without reading is worth: scrubbing reads every pack of a secondary snap back.
 pub(super) const fn look_proof(kind: &CopyKind) -> ProofLevel {
     match kind {
@@ -129,7 +121,7 @@ impl Copies {
                 let due = present.enumerate().filter(|(age, (point, proof))| {
                     let doubted = self.doubtful.get(&(*point, copy.name.clone()));
                     doubted.is_none_or(|until| *until <= now)
-                        && self.is_due(*age == 0, *proof, &copy.kind, now)
+                        && self.is_due(*age == 0, *proof, copy, now)
                 });
                 let first = due.min_by_key(|(age, (_, proof))| {
                     (*age > 0, proof.map_or(Timestamp(0), |proof| proof.at))
@@ -155,17 +147,22 @@ impl Copies {
         i64::from(self.site.home.settings().scrub.proof_seconds)
     }
 
-    fn is_due(
-        &self,
-        is_newest: bool,
-        proof: Option<Proof>,
-        kind: &CopyKind,
-        now: Timestamp,
-    ) -> bool {
+    /// How old the newest proof of a copy becomes before it is made again, in seconds: early
+    /// enough that it is there when the policy wants it.
+    fn newest_seconds(&self, copy: &Copy) -> i64 {
+        let usual = self.proof_seconds();
+        let rule = copy.prove.filter(|prove| prove.level <= copy.kind.proven_by_reading());
+        let wanted = rule.map(|prove| prove.every_seconds - prove.every_seconds / 4);
+        wanted.and_then(|seconds| i64::try_from(seconds).ok()).map_or(usual, |s| s.min(usual))
+    }
+
+    fn is_due(&self, is_newest: bool, proof: Option<Proof>, copy: &Copy, now: Timestamp) -> bool {
         let Some(proof) = proof else { return is_newest };
-        let is_old = now.seconds_since(proof.at) >= self.proof_seconds();
-        is_newest && (proof.level < best_proof(kind) || is_old)
-            || proof.level > look_proof(kind) && is_old
+        let age = now.seconds_since(proof.at);
+        let is_old = age >= self.proof_seconds();
+        let is_wanted = proof.level < copy.kind.proven_by_reading();
+        is_newest && (is_wanted || age >= self.newest_seconds(copy))
+            || proof.level > look_proof(&copy.kind) && is_old
     }
 
     /// Orders looks at copies nobody looked at for long.

@@ -5,7 +5,9 @@ use std::fmt;
 
 use strongroom_protocol::{CopyName, PolicyName, Timestamp, WorkloadName};
 
-use crate::policy::{Bytes, CopyKind, Declared, FilesSource, Policy, Seconds, Source, Workload};
+use crate::policy::{
+    Bytes, CopyKind, Declared, FilesSource, Policy, Prove, Seconds, Source, Workload,
+};
 use crate::retention::{CopyState, Difference, Keep, Marks, PointFacts, what_if};
 
 /// One consequence of an edit.
@@ -186,6 +188,10 @@ fn keep_text(keep: &Keep) -> String {
     parts.join(", ")
 }
 
+fn prove_text(prove: Option<Prove>) -> String {
+    prove.map(|prove| prove.to_string()).unwrap_or_default()
+}
+
 fn policy_fields(policy: &Policy) -> Fields {
     let mut fields = Fields::new();
     let mut put = |field: String, text: String| fields.insert(field, text);
@@ -194,6 +200,7 @@ fn policy_fields(policy: &Policy) -> Fields {
     put("require".into(), policy.require.to_string());
     put("grace".into(), Seconds(policy.grace_seconds).to_string());
     put("primary.keep".into(), keep_text(&policy.primary));
+    put("primary.prove".into(), prove_text(policy.primary_prove));
     for copy in policy.copies.values() {
         let mut of_copy = |field: &str, text: String| {
             put(format!("copy.{}.{field}", copy.name), text);
@@ -206,6 +213,7 @@ fn policy_fields(policy: &Policy) -> Fields {
         of_copy("node", copy.node.to_string());
         of_copy("keep", keep_text(&copy.keep));
         of_copy("min_proof", copy.min_proof.to_string());
+        of_copy("prove", prove_text(copy.prove));
         of_copy("throttle", listed(&copy.throttle));
         of_copy("window", listed(&copy.window));
         of_copy("defer", Seconds(copy.defer_seconds).to_string());

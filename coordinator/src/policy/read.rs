@@ -7,7 +7,8 @@ use strongroom_protocol::{CopyName, PolicyName};
 use toml::de::DeTable;
 
 use crate::policy::problem::nearest;
-use crate::policy::read_copy::{read_copies, read_keep};
+use crate::policy::reach;
+use crate::policy::read_copy::{read_copies, read_keep, read_prove};
 use crate::policy::read_workload::read_workloads;
 use crate::policy::sheet::{Section, Sheet, Word};
 use crate::policy::{Copy, Declared, GRACE_SECONDS_DEFAULT, Parsed, Policy, Problems, Seconds};
@@ -39,6 +40,20 @@ const SCHEDULE_WORDS: &[&str] = &[
 
 /// Reads a policy file; `file` is its name for messages.
 pub fn parse(file: &str, text: &str) -> Result<Parsed, Problems> {
+    read(file, text, |_, _, _| {})
+}
+
+/// Reads one that is to be put in force: what can never be met is wrong too. One that is in force
+/// already stays so, and owes it.
+pub fn parse_to_apply(file: &str, text: &str) -> Result<Parsed, Problems> {
+    read(file, text, reach::check)
+}
+
+fn read(
+    file: &str,
+    text: &str,
+    check: impl FnOnce(&mut Sheet<'_>, &Section<'_>, &Declared),
+) -> Result<Parsed, Problems> {
     let mut sheet = Sheet::new(file, text);
     if text.len() > FILE_BYTES_MAX {
         let message = format!("the file has {} bytes; at most {FILE_BYTES_MAX}", text.len());
@@ -68,6 +83,9 @@ pub fn parse(file: &str, text: &str) -> Result<Parsed, Problems> {
         }
     }
     if sheet.problems.is_empty() {
+        check(&mut sheet, &root, &declared);
+    }
+    if sheet.problems.is_empty() {
         return Ok(Parsed { declared, warnings: sheet.warnings });
     }
     sheet.problems.sort_by_key(|problem| (problem.line, problem.column));
@@ -88,6 +106,7 @@ fn read_policy(sheet: &mut Sheet<'_>, word: &Word<'_>, section: &Section<'_>) ->
     let require = sheet.choice(section, "require", &words);
     let grace = sheet.value::<Seconds>(section, "grace");
     let primary = read_primary(sheet, section);
+    let primary_prove = sheet.section(section, "primary").and_then(|of| read_prove(sheet, &of));
     let copies: BTreeMap<CopyName, Copy> = read_copies(sheet, section);
     Some(Policy {
         name: name?,
@@ -96,6 +115,7 @@ fn read_policy(sheet: &mut Sheet<'_>, word: &Word<'_>, section: &Section<'_>) ->
         require: require.unwrap_or(Consistency::Crash),
         grace_seconds: grace.map_or(GRACE_SECONDS_DEFAULT, |Seconds(seconds)| seconds),
         primary: primary?,
+        primary_prove,
         copies,
     })
 }
@@ -144,6 +164,6 @@ fn read_primary(sheet: &mut Sheet<'_>, section: &Section<'_>) -> Option<Keep> {
         }
         return None;
     };
-    sheet.only(&primary, &["keep"]);
+    sheet.only(&primary, &["keep", "prove"]);
     read_keep(sheet, &primary)
 }

@@ -6,7 +6,7 @@ use strongroom_protocol::{CopyName, MediaSetName, NodeName};
 
 use crate::policy::problem::nearest;
 use crate::policy::sheet::{Section, Sheet, Word};
-use crate::policy::{Copy, CopyKind, PRIMARY, Seconds};
+use crate::policy::{Copy, CopyKind, PRIMARY, Prove, Seconds};
 use crate::retention::{AfterEvent, Keep, Label, Period, ProofLevel};
 use crate::schedule::{Days, Throttle, Window, parse_clock_minutes};
 
@@ -14,12 +14,16 @@ use crate::schedule::{Days, Throttle, Window, parse_clock_minutes};
 const KEEP_COUNT_SANE_MAX: u32 = 100_000;
 const KEEP_SECONDS_SANE_MAX: u64 = 100 * 366 * 86_400;
 
+/// Proofs more often than this would be all that is done.
+const PROVE_SECONDS_MIN: u64 = 3600;
+
 const COPY_KEYS: &[&str] = &[
     "kind",
     "from",
     "node",
     "keep",
     "min_proof",
+    "prove",
     "throttle",
     "window",
     "defer",
@@ -119,6 +123,7 @@ fn read_copy(sheet: &mut Sheet<'_>, draft: &Draft<'_>, node: Option<NodeName>) -
     let proofs: Vec<(&str, ProofLevel)> =
         ProofLevel::ALL.iter().map(|level| (level.as_str(), *level)).collect();
     let min_proof = sheet.choice(section, "min_proof", &proofs);
+    let prove = read_prove(sheet, section);
     let defer = sheet.value::<Seconds>(section, "defer");
     let periods: Vec<(&str, Period)> =
         Period::ALL.iter().map(|period| (period.as_str(), *period)).collect();
@@ -132,6 +137,7 @@ fn read_copy(sheet: &mut Sheet<'_>, draft: &Draft<'_>, node: Option<NodeName>) -
         node: node?,
         keep: keep?,
         min_proof: min_proof.unwrap_or(ProofLevel::Written),
+        prove,
         throttle,
         window,
         defer_seconds: defer.map_or(0, |Seconds(seconds)| seconds),
@@ -172,6 +178,28 @@ fn read_kind(sheet: &mut Sheet<'_>, section: &Section<'_>) -> Option<CopyKind> {
             None
         }
     }
+}
+
+/// The `prove` of the primary snap or of a copy.
+pub(super) fn read_prove(sheet: &mut Sheet<'_>, section: &Section<'_>) -> Option<Prove> {
+    let rule = sheet.section(section, "prove")?;
+    sheet.only(&rule, &["level", "every"]);
+    for key in ["level", "every"] {
+        if rule.table.get(key).is_none() {
+            sheet.missing(&rule, key, "prove = { level = \"started\", every = \"30d\" }");
+        }
+    }
+    // That it was written is known when it arrives, and is never proven again.
+    let levels = ProofLevel::ALL.iter().filter(|level| **level > ProofLevel::Written);
+    let levels: Vec<(&str, ProofLevel)> = levels.map(|level| (level.as_str(), *level)).collect();
+    let level = sheet.choice(&rule, "level", &levels);
+    let every = sheet.value::<Seconds>(&rule, "every");
+    if every.is_some_and(|Seconds(seconds)| seconds < PROVE_SECONDS_MIN) {
+        let message =
+            format!("`every` in {} is at least {}", rule.name, Seconds(PROVE_SECONDS_MIN));
+        sheet.wrong(&rule.span, message, None);
+    }
+    Some(Prove { level: level?, every_seconds: every?.0 })
 }
 
 /// The `keep` of the primary snap or of a copy.

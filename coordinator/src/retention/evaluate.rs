@@ -9,8 +9,8 @@ use strongroom_protocol::{CopyName, PointId, Timestamp, WorkloadName};
 
 use crate::retention::gfs::{Candidate, pick};
 use crate::retention::{
-    CopyRules, CopyState, Keep, Marks, PointFacts, ProofLevel, Reason, Rules, Safety, Stance,
-    Verdict, WorkloadRules,
+    CopyFacts, CopyRules, CopyState, Keep, Marks, PointFacts, ProofLevel, Reason, Rules, Safety,
+    Stance, Verdict, WorkloadRules,
 };
 
 /// Clocks of nodes may differ so much before a moment counts as lying in the future.
@@ -215,9 +215,19 @@ impl Bench<'_> {
         newest(Safety::LastGood, &|point| point.gaps == 0 && point.consistency >= rules.require);
         let Some(copy) = proven else { return };
         for level in ProofLevel::ALL.iter().filter(|level| **level > ProofLevel::Written) {
-            newest(Safety::LastProven(*level), &|point| {
-                let proof = point.copy(copy).and_then(|facts| facts.proof);
+            let holds = |point: &PointFacts| {
+                let proof = point.copy(copy).and_then(CopyFacts::proven);
                 proof.is_some_and(|proof| proof.level >= *level)
+            };
+            let sound = |point: &PointFacts| {
+                holds(point) && point.copy(copy).is_some_and(|facts| facts.suspect.is_none())
+            };
+            // One that is suspect does not take the place of an older one that is not.
+            let mut all = of.iter().filter_map(|candidate| self.points.get(candidate.index));
+            let some_sound = all.any(|point| sound(point));
+            newest(Safety::LastProven(*level), &|point| match some_sound {
+                true => sound(point),
+                false => holds(point),
             });
         }
     }

@@ -6,10 +6,10 @@ use strongroom_protocol::admin::{
     PointRow, PruneOrder, Request, Response, ScrubReport, SpaceOrder, SpaceReport, SpaceRun,
     StatusReport, VerdictRow, VerifiedReport, VerifyDepth, WhyReport, WorkloadRow,
 };
-use strongroom_protocol::control::Overwrite;
+use strongroom_protocol::control::{Overwrite, Shown};
 use strongroom_protocol::opening::RefusalKind;
 
-use super::talk::progress;
+use super::talk::{progress, showing};
 use super::{Sampled, at, id, identity, name, pack, refusal};
 
 fn text(words: &str) -> String {
@@ -58,6 +58,12 @@ impl Sampled for Request {
             Self::Space { order: SpaceOrder::Collect },
             Self::Space { order: SpaceOrder::Show },
             Self::Scrub,
+            Self::Proven { point: id(3), copy: None, showing: showing(Shown::Held) },
+            Self::Proven {
+                point: id(3),
+                copy: Some(name("tape")),
+                showing: showing(Shown::Failed),
+            },
         ]);
         all
     }

@@ -2,8 +2,8 @@
 
 use strongroom_protocol::control::{
     AppKind, AppWork, Ending, ExpireAnswer, ExpireOrder, ExpireOutcome, FilesSource, FromNode,
-    Mounts, Naming, Overwrite, Progress, ProtectWork, RecoverWork, RetryAdvice, ScrubNews,
-    StepNews, ToNode, Welcome, Work,
+    Mounts, Naming, Overwrite, Progress, ProofNews, ProtectWork, RecoverWork, RetryAdvice,
+    ScrubNews, Showing, Shown, StepNews, ToNode, Welcome, Work,
 };
 use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse, TokenProof};
 use strongroom_protocol::opening::{Opened, Opening, RefusalKind};
@@ -114,8 +114,20 @@ impl Sampled for FromNode {
                 lost: vec![(id(3), "gone".to_owned())],
                 hurt: vec!["files@north a/b".to_owned()],
             }),
+            Self::Proven(ProofNews {
+                point: id(3),
+                copy: None,
+                by: identity(Role::Operator),
+                at: at(9),
+                showing: showing(Shown::Held),
+            }),
         ]
     }
+}
+
+pub(super) fn showing(outcome: Shown) -> Showing {
+    let (level, detail) = ("started".to_owned(), "5 checks".to_owned());
+    Showing { level, outcome, took_ms: 4200, detail }
 }
 
 fn answers() -> Vec<ExpireAnswer> {
@@ -150,6 +162,7 @@ impl Sampled for ToNode {
             AppKind::Vsphere,
         ];
         all.extend(apps.map(protecting_app).map(Work::ProtectApp).map(assign));
+        all.push(Self::ProofNoted { point: id(3), at: at(9) });
         all
     }
 }

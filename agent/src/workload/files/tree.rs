@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use strongroom_protocol::opening::RefusalKind;
-use strongroom_protocol::{Clock, JobId};
+use strongroom_protocol::{Chain, Clock, JobId};
 
 use crate::hooks::{HookError, HookPair, HookWindow};
 use crate::quiesce::{Consistency, Evidence, Freeze, Quiesced, Thaw, Unheld};
@@ -36,6 +36,8 @@ pub struct FilesView {
     root: PathBuf,
     rules: RuleSet,
     snapshot: Option<Snapshot>,
+    /// Why there is none.
+    live: Option<String>,
 }
 
 impl FilesView {
@@ -58,8 +60,10 @@ impl Moment for FilesView {
     fn read(
         &mut self,
         reading: &Reading<'_>,
-        _evidence: &mut Evidence,
+        evidence: &mut Evidence,
     ) -> Result<Protected, ProtectError> {
+        let live = self.live.take();
+        evidence.broken.extend(live.map(|why| format!("read live, while it could change: {why}")));
         let options = Options {
             rules: self.rules.clone(),
             ..reading.options(self.root().to_owned(), "files")
@@ -125,15 +129,16 @@ impl Workload for FilesWorkload {
 
     fn view(&self) -> Result<FilesView, ViewError> {
         let root = self.root.clone();
-        let snapshot = match Snapshot::create(&root, self.job) {
-            Ok(snapshot) => Some(snapshot),
-            Err(SnapshotError::NotBtrfs { .. }) => None,
+        let (snapshot, live) = match Snapshot::create(&root, self.job) {
+            Ok(snapshot) => (Some(snapshot), None),
             Err(error) => {
-                tracing::warn!(%error, "the tree is read live");
-                None
+                if !matches!(error, SnapshotError::NotBtrfs { .. }) {
+                    tracing::warn!(%error, "the tree is read live");
+                }
+                (None, Some(Chain(&error).to_string()))
             }
         };
-        Ok(FilesView { root, rules: self.rules.clone(), snapshot })
+        Ok(FilesView { root, rules: self.rules.clone(), snapshot, live })
     }
 
     fn refusal(error: &ViewError) -> RefusalKind {
