@@ -35,6 +35,8 @@ use crate::Arguments;
 use crate::failure::{Ending, Failure};
 use crate::session::Session;
 
+pub(crate) use postgres::{BROKEN_OFF, WAL_FETCH};
+
 /// Everything the tool can do.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {

@@ -16,6 +16,8 @@ use crate::setup::SetupError;
 /// How a command ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
+    /// What was asked for is not there, which is an answer.
+    Absent,
     Done,
     /// Done but for some things, each of which was named.
     Gaps,
@@ -25,6 +27,7 @@ impl Ending {
     /// The exit code.
     pub(crate) const fn code(self) -> u8 {
         match self {
+            Self::Absent => 1,
             Self::Done => 0,
             Self::Gaps => 3,
         }
@@ -57,6 +60,12 @@ impl Failure {
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// With an exit code of its own.
+    #[must_use]
+    pub(crate) fn with_code(self, code: u8) -> Self {
+        Self { code, ..self }
     }
 
     /// The exit code.

@@ -30,6 +30,7 @@ mod show;
 mod tar;
 mod vault;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use clap::Parser;
 use strongroom_node::memory;
 use strongroom_protocol::{Clock, SiteName, SystemClock};
 
-use crate::commands::Command;
+use crate::commands::{BROKEN_OFF, Command, WAL_FETCH};
 use crate::failure::Failure;
 use crate::output::{Format, Output};
 use crate::session::Session;
@@ -62,7 +63,14 @@ struct Arguments {
 
 fn main() -> ExitCode {
     memory::set_up();
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nobody reads what is printed any more.
+            let _ = error.print();
+            return ExitCode::from(misread(error.exit_code(), std::env::args_os()));
+        }
+    };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let format = if arguments.json { Format::Json } else { Format::People };
     let out = Output::new(format, clock.now());
@@ -86,6 +94,16 @@ fn main() -> ExitCode {
             failure.code()
         }
     })
+}
+
+/// The exit code of a command line that was not understood: a server that recovers takes the
+/// usual one for the end of its log.
+fn misread(code: i32, words: impl IntoIterator<Item = OsString>) -> u8 {
+    match u8::try_from(code).unwrap_or(1) {
+        0 => 0,
+        _ if words.into_iter().any(|word| word == WAL_FETCH) => BROKEN_OFF,
+        code => code,
+    }
 }
 
 fn default_home() -> PathBuf {

@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, Parser};
 
-use crate::Arguments;
+use crate::{Arguments, misread};
 
 #[test]
 fn the_command_line_is_sound() {
@@ -33,6 +33,8 @@ fn commands_are_understood() {
         "restore 456789ab --to /back --select *.conf --from secondary",
         "restore latest:web:/etc --on db1:/back --overwrite if-different",
         "restore 456789ab --to /back --media /lib --recovery-key-file k",
+        "postgres dump 456789ab --database shop --table orders --output shop.dump",
+        "postgres wal-fetch --wal-from log@db1 000000010000000000000002 pg_wal/RECOVERYXLOG",
         "hold place audit 456789ab latest:web --why lawyers",
         "pin 456789ab",
         "event left-company --ended",
@@ -68,4 +70,12 @@ fn nonsense_is_refused_as_usage() {
         let refused = Arguments::try_parse_from(words).unwrap_err();
         assert_eq!(refused.exit_code(), 2, "{line}");
     }
+}
+
+#[test]
+fn a_restore_command_that_is_not_understood_breaks_the_recovery_off() {
+    let words = |line: &str| line.split(' ').map(Into::into).collect::<Vec<_>>();
+    assert_eq!(misread(2, words("strongroom postgres wal-fetch %f")), 200);
+    assert_eq!(misread(0, words("strongroom postgres wal-fetch --help")), 0);
+    assert_eq!(misread(2, words("strongroom prune --no")), 2);
 }

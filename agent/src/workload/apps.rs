@@ -18,6 +18,7 @@ use crate::workload::mariadb::{self, MariaWorkload};
 use crate::workload::moment::{Memory, Moment};
 use crate::workload::postgres::log::PgLog;
 use crate::workload::postgres::settings::{Cluster, Mode};
+use crate::workload::postgres::wire::PgWire;
 use crate::workload::postgres::{self, PgWorkload};
 use crate::workload::vm::{self, VmWorkload};
 use crate::workload::vsphere::VsphereWorkload;
@@ -121,11 +122,12 @@ fn postgres_view(
     place: &Place<'_>,
 ) -> Result<Viewed<Box<dyn Moment>>, Refusal> {
     let cluster = Cluster::read(settings).map_err(|error| refusal::<PgWorkload>(&error))?;
+    let clock = Arc::clone(&place.hands.clock);
     match cluster.mode {
-        Mode::Direct => {
-            let clock = Arc::clone(&place.hands.clock);
-            protect::view(&PgWorkload { cluster, job: place.job, clock })
+        Mode::Direct => protect::view(&PgWorkload { cluster, job: place.job, clock }),
+        Mode::Wire => protect::view(&PgWire { cluster, job: place.job, clock }),
+        Mode::LogFiles | Mode::LogStream => {
+            protect::view(&PgLog { cluster, workload: place.memory.workload })
         }
-        Mode::Wal => protect::view(&PgLog { cluster, workload: place.memory.workload }),
     }
 }

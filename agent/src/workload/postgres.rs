@@ -1,4 +1,5 @@
-//! A cluster of PostgreSQL, read on its own host beside the running server. Promises a data
+//! A cluster of PostgreSQL, read on its own host beside the running server (its log, and
+//! clusters elsewhere, have rooms of their own). Promises a data
 //! directory that recovers by itself: the files, the label of the backup, and the log from its
 //! start to its end, all of one member in one role on one timeline. Refuses what is not the
 //! server itself, and to call a point consistent that has a corrupt page.
@@ -10,11 +11,14 @@ pub mod lsn;
 pub mod page;
 pub mod programs;
 pub mod settings;
+pub mod wire;
 
 mod control;
 mod hold;
+mod reach;
 mod reading;
 mod session;
+mod tls;
 mod wal;
 
 use std::fs;
@@ -241,7 +245,8 @@ fn fits(cluster: &Cluster, server: &Server, client: &mut Client) -> Result<(), P
         }
         (Prefer::PreferStandby, false) => {
             let standbys = "SELECT application_name FROM pg_stat_replication \
-                 WHERE application_name NOT IN ('pg_basebackup', 'pg_receivewal') LIMIT 1";
+                 WHERE application_name NOT IN ('pg_basebackup', 'pg_receivewal', 'strongroom') \
+                 LIMIT 1";
             let found = client.query_opt(standbys, &[]).map_err(query("list its standbys"))?;
             if let Some(row) = found {
                 let name: String = row.get(0);

@@ -1,7 +1,11 @@
-//! `postgres`: restore a cluster so that it recovers to where it is wanted, and prove a point by
-//! starting a server from it; from a node, or from media without any node.
+//! `postgres`: restore a cluster so that it recovers to where it is wanted, prove a point by
+//! starting a server from it, take a part out of it, and hand the log to a server that recovers;
+//! from a node, or from media without any node.
 
-use std::path::PathBuf;
+mod dump;
+mod fetch;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +24,11 @@ use crate::postgres::{
 use crate::proving::{RecordArgs, tell};
 use crate::session::Session;
 
-/// Restore or prove a cluster of PostgreSQL
+use dump::DumpArgs;
+use fetch::FetchArgs;
+pub(crate) use fetch::{BROKEN_OFF, WORD as WAL_FETCH};
+
+/// Restore or prove a cluster of PostgreSQL, or take something out of its points
 #[derive(Args, Debug)]
 pub(crate) struct PostgresArgs {
     #[command(subcommand)]
@@ -29,8 +37,11 @@ pub(crate) struct PostgresArgs {
 
 #[derive(Subcommand, Debug)]
 enum PostgresOrder {
+    Dump(DumpArgs),
     Prove(ProveArgs),
     Restore(RestoreArgs),
+    #[command(name = WAL_FETCH)]
+    WalFetch(FetchArgs),
 }
 
 /// Where the point is read from, and how far the cluster is to recover
@@ -99,18 +110,25 @@ struct ProveArgs {
     from: FromArgs,
     #[command(flatten)]
     record: RecordArgs,
-    /// Make the scratch directory in this one
-    #[arg(long, value_name = "DIR")]
-    scratch: Option<PathBuf>,
-    /// Where the programs of PostgreSQL are
-    #[arg(long, value_name = "DIR")]
-    bin: Option<PathBuf>,
+    #[command(flatten)]
+    scratch: ScratchArgs,
     /// Ask this too; may be repeated
     #[arg(long, value_name = "SQL")]
     query: Vec<String>,
     /// Where to ask it
     #[arg(long, value_name = "DATABASE", default_value = "postgres")]
     database: String,
+}
+
+// A doc comment here would stand as what the command is for, in each that is made of it.
+#[derive(Args, Debug)]
+struct ScratchArgs {
+    /// Make the scratch directory in this one
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
+    /// Where the programs of PostgreSQL are
+    #[arg(long, value_name = "DIR")]
+    bin: Option<PathBuf>,
     /// A superuser of the cluster
     #[arg(long, value_name = "NAME", default_value = "postgres")]
     superuser: String,
@@ -119,21 +137,33 @@ struct ProveArgs {
     patience: u64,
 }
 
+impl ScratchArgs {
+    /// Beside what packs from media are put.
+    fn beside(&self) -> PathBuf {
+        self.scratch.clone().unwrap_or_else(std::env::temp_dir).join("strongroom-proof")
+    }
+}
+
 fn mapping(text: &str) -> Result<(String, PathBuf), String> {
     let pair = text.split_once('=').filter(|(old, new)| !old.is_empty() && !new.is_empty());
     let (old, new) = pair.ok_or("write OLD=NEW")?;
     Ok((old.to_owned(), PathBuf::from(new)))
 }
 
+/// Where points are read from; packs from media lie beside `target` meanwhile.
+async fn origin(session: &Session, copy: &CopyArgs, target: &Path) -> Result<Origin, Failure> {
+    if let Some(media) = &copy.media {
+        let staging = copy.staging.clone().map_or_else(|| beside(target), Ok)?;
+        let opener = Arc::new(copy.opener.opener()?);
+        return Ok(Origin::Media { media: media.clone(), opener, staging });
+    }
+    let site = copy_site(session, copy.from.as_deref())?;
+    Ok(Origin::Node(Box::new(session.contact_at(site.as_ref()).await?)))
+}
+
 impl FromArgs {
-    async fn origin(&self, session: &Session, target: &std::path::Path) -> Result<Origin, Failure> {
-        if let Some(media) = &self.copy.media {
-            let staging = self.copy.staging.clone().map_or_else(|| beside(target), Ok)?;
-            let opener = Arc::new(self.copy.opener.opener()?);
-            return Ok(Origin::Media { media: media.clone(), opener, staging });
-        }
-        let site = copy_site(session, self.copy.from.as_deref())?;
-        Ok(Origin::Node(Box::new(session.contact_at(site.as_ref()).await?)))
+    async fn origin(&self, session: &Session, target: &Path) -> Result<Origin, Failure> {
+        origin(session, &self.copy, target).await
     }
 
     fn recovery(&self) -> Result<Recovery, Failure> {
@@ -153,8 +183,10 @@ impl FromArgs {
 impl PostgresArgs {
     pub(crate) async fn run(self, session: &Session) -> Result<Ending, Failure> {
         match self.order {
+            PostgresOrder::Dump(args) => args.run(session).await,
             PostgresOrder::Prove(args) => args.run(session).await,
             PostgresOrder::Restore(args) => args.run(session).await,
+            PostgresOrder::WalFetch(args) => args.run(session).await,
         }
     }
 }
@@ -197,16 +229,15 @@ fn told(plan: &Plan, restored: &Restored) -> String {
 
 impl ProveArgs {
     async fn run(self, session: &Session) -> Result<Ending, Failure> {
-        let place = self.scratch.clone().unwrap_or_else(std::env::temp_dir);
-        let origin = self.from.origin(session, &place.join("strongroom-proof")).await?;
+        let origin = self.from.origin(session, &self.scratch.beside()).await?;
         let trial = Trial {
-            scratch: self.scratch,
-            bin: self.bin,
+            scratch: self.scratch.scratch,
+            bin: self.scratch.bin,
             recovery: self.from.recovery()?,
             database: self.database,
             queries: self.query,
-            superuser: self.superuser,
-            patience: Duration::from_secs(self.patience),
+            superuser: self.scratch.superuser,
+            patience: Duration::from_secs(self.scratch.patience),
         };
         let proof = prove(session, &origin, &self.from.point, trial).await?;
         session.out.either(&proof, |_| proven(&proof))?;

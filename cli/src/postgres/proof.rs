@@ -2,8 +2,6 @@
 //! it and recovers, its own checks find nothing wrong, and a question of the user's is answered.
 //! The scratch is removed, whatever came of it.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,8 +14,8 @@ use strongroom_protocol::control::Shown;
 
 use super::origin::Origin;
 use super::recovery::Recovery;
-use super::restore::{Delta, Plan, restore};
-use super::server::{Scratch, last_lines, programs};
+use super::scratch::{Trying, ready, try_out};
+use super::server::{Scratch, last_lines};
 use crate::failure::{Failure, While};
 use crate::proving::Tried;
 use crate::session::{Session, blocking};
@@ -88,41 +86,24 @@ pub(crate) async fn prove(
     point: &PointRef,
     trial: Trial,
 ) -> Result<Proof, Failure> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("strongroom-proof-");
-    let scratch = match &trial.scratch {
-        Some(dir) => builder.tempdir_in(dir),
-        None => builder.tempdir(),
-    };
-    let scratch = scratch.doing("cannot make a scratch directory")?;
-    let data = scratch.path().join("data");
-    let plan = Plan {
-        target: data.clone(),
-        delta: Delta::Empty,
-        recovery: trial.recovery.clone(),
-        tablespaces: Vec::new(),
-    };
-    let began = Instant::now();
-    let restored = restore(session, origin, point, &plan).await?;
-    let seconds_to_restore = began.elapsed().as_secs_f64();
-    let (Some(id), Some(cluster)) = (restored.id, restored.point) else {
-        return Err(Failure::new("the point has no description"));
-    };
+    let scratch = trial.scratch.as_deref();
+    let Trying { dir, data, restored, cluster, seconds } =
+        try_out(session, origin, point, (scratch, &trial.recovery)).await?;
+    let id = restored.id.ok_or_else(|| Failure::new("the point has no description"))?;
     let mut proof = Proof {
         point: id,
         version: cluster.version.clone(),
-        seconds_to_restore,
+        seconds_to_restore: seconds,
         seconds_to_recover: 0.0,
         bytes_written: restored.bytes_written,
         checks: Vec::new(),
     };
     let problems = restored.problems.join("; ");
     proof.check("restored whole", problems.is_empty(), problems);
-    let place = scratch.path().to_owned();
     let (proof, removed) = blocking(move || {
-        let proof = examine(proof, &place, &data, &cluster, &trial);
+        let proof = examine(proof, dir.path(), &data, &cluster, &trial);
         // Also after a failure: a server has ended by now.
-        Ok((proof, scratch.close()))
+        Ok((proof, dir.close()))
     })
     .await?;
     let proof = proof?;
@@ -137,11 +118,7 @@ fn examine(
     cluster: &ClusterPoint,
     trial: &Trial,
 ) -> Result<Proof, Failure> {
-    let programs = programs(cluster.major, trial.bin.as_deref(), data)?;
-    let own = fs::metadata(data.join("PG_VERSION")).doing("cannot look at the cluster")?;
-    if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::chown(place, Some(own.uid()), Some(own.gid()))?;
-    }
+    let programs = ready(place, data, (cluster.major, trial.bin.as_deref()))?;
     let began = Instant::now();
     let how = (trial.superuser.as_str(), trial.patience);
     let server = match Scratch::start(&programs, data, place, cluster, how) {

@@ -131,6 +131,15 @@ pub(crate) fn own_like(path: &Path, other: &Path) -> Result<(), Failure> {
         .doing(format!("cannot give {} to its owner", path.display()))
 }
 
+/// Gives a directory of files to the owner of another path.
+pub(crate) fn give(dir: &Path, other: &Path) -> Result<(), Failure> {
+    own_like(dir, other)?;
+    for entry in fs::read_dir(dir).doing(dir.display().to_string())? {
+        own_like(&entry.doing(dir.display().to_string())?.path(), other)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

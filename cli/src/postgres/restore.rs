@@ -16,7 +16,7 @@ use strongroom_store::keys::AgentKeys;
 
 use super::origin::{Opened, Origin};
 use super::place::{clear, extras, is_empty, refuse_running};
-use super::recovery::{LOG_DIRECTORY, Log, Recovery, own_like};
+use super::recovery::{LOG_DIRECTORY, Log, Recovery, give, own_like};
 use crate::failure::{Failure, While};
 use crate::restoring::write;
 use crate::scene::{Scene, Spot};
@@ -129,6 +129,10 @@ pub(crate) async fn restore(
         // The newer file of a name is the fuller one.
         within.part(&mut restored, part, Vec::new(), Overwrite::Always).await?;
         restored.log_until = point.to_lsn;
+    }
+    if !log.is_empty() {
+        // Whoever streamed it did not know whose it is.
+        give(&target.join(LOG_DIRECTORY), &target.join("PG_VERSION"))?;
     }
     plan.recovery.write(target)?;
     let control = vec![CONTROL.to_vec()];

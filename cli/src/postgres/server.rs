@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use strongroom_agent::workload::postgres::about::ClusterPoint;
@@ -123,14 +123,18 @@ impl Scratch {
         ["-h", &socket, "-p", PORT, "-U", &self.superuser].map(str::to_owned)
     }
 
-    /// Runs a client program against it as its superuser.
-    pub(crate) fn client(&self, program: &str, words: &[&str]) -> Result<Output, Failure> {
+    /// A client program against it as its superuser.
+    pub(crate) fn command(&self, program: &str, words: &[&str]) -> Command {
         let address = self.address();
         let mut all = vec![program];
         all.extend(address.iter().map(String::as_str));
         all.extend(words);
-        let run = self.programs.command(&all).output();
-        run.doing(format!("cannot run {program}"))
+        self.programs.command(&all)
+    }
+
+    /// Runs a client program against it as its superuser.
+    pub(crate) fn client(&self, program: &str, words: &[&str]) -> Result<Output, Failure> {
+        self.command(program, words).output().doing(format!("cannot run {program}"))
     }
 
     /// Asks a question; rows as lines, columns with a bar between.

@@ -5,6 +5,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod mounting;
+pub(crate) mod network;
 pub(crate) mod oddities;
 
 use std::collections::BTreeMap;

@@ -41,7 +41,10 @@ const fn must(key: &'static str, shape: Shape, example: &'static str) -> Key {
 /// The first of a table is what the workload is pointed at.
 const POSTGRES: &[Key] = &[
     must("host", Shape::Text, "host = \"/var/run/postgresql\""),
-    may("mode", Shape::OneOf(&["direct", "wal"])),
+    may("mode", Shape::OneOf(&["direct", "wal", "wire"])),
+    may("by", Shape::OneOf(&["files", "stream"])),
+    may("tls", Shape::OneOf(&["off", "verify"])),
+    may("ca_file", Shape::Path),
     may("data", Shape::Path),
     may("port", Shape::Number),
     may("user", Shape::Text),

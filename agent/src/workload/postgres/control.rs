@@ -35,7 +35,8 @@ impl Control {
         Err(io::Error::new(io::ErrorKind::InvalidData, "its checksum does not hold"))
     }
 
-    fn of(bytes: Vec<u8>) -> Option<Self> {
+    /// From its bytes, if its checksum holds.
+    pub(super) fn of(bytes: Vec<u8>) -> Option<Self> {
         if bytes.len() > CONTROL_BYTES_MAX {
             return None;
         }

@@ -8,7 +8,10 @@ use strongroom_protocol::opening::RefusalKind;
 
 use crate::holder::HolderError;
 use crate::workload::apps::SettingError;
+use crate::workload::directory::tls::TrustError;
 use crate::workload::postgres::lsn::Lsn;
+use crate::workload::postgres::tls;
+use crate::workload::postgres::wire::WireError;
 
 /// Why a cluster was not protected.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +23,12 @@ pub enum PgError {
         .data.display()
     )]
     Another { data: PathBuf, place: String, why: String },
+    /// Files are read where there are none.
+    #[error(
+        "{host:?} is not this host, where the server's files would be read; name its socket \
+         directory or a loopback address, or use mode = \"wire\" (for the log: by = \"stream\")"
+    )]
+    Elsewhere { host: String },
     /// Something of it cannot be read on this host.
     #[error(
         "{} cannot be read; the agent must run on the server's host, as root or as the owner of \
@@ -33,12 +42,25 @@ pub enum PgError {
     /// The member is not the one that the policy wants.
     #[error("this member is not protected now: {why}")]
     Member { why: String },
+    /// It cannot seal what it says.
+    #[error(
+        "the server at {place} does not offer TLS; set ssl = on with a certificate in its \
+         configuration, or say tls = \"off\" where nobody else can listen"
+    )]
+    NoTls { place: String },
     /// Refused before any password.
     #[error(
         "the server at {place} does not let {user} in ({said}); add a line to pg_hba.conf, such \
-         as `local all {user} scram-sha-256`, and reload it"
+         as `local all {user} scram-sha-256` (from elsewhere: `hostssl postgres {user} ADDRESS \
+         scram-sha-256`), and reload it"
     )]
     NotLetIn { place: String, user: String, said: String },
+    /// It does not stream what a point is made of.
+    #[error(
+        "the server at {place} is of version {version}, and mode = \"wire\" needs 15 or newer; \
+         protect it on its own host with mode = \"direct\""
+    )]
+    Old { place: String, version: String },
     /// Refused for the password.
     #[error(
         "the server at {place} does not take the password of {user}; put the right one into the \
@@ -74,6 +96,9 @@ pub enum PgError {
     /// The slot is somebody else's.
     #[error("the replication slot {slot} cannot be used: {why}; name another with `slot`")]
     SlotTaken { slot: String, why: String },
+    /// Nobody can be believed.
+    #[error("no certificate of a server can be believed")]
+    Trust(#[from] TrustError),
     /// It became something else meanwhile.
     #[error(
         "{what} changed from {before} to {after} while the backup was made: no point is made; \
@@ -83,9 +108,12 @@ pub enum PgError {
     /// Nobody answers.
     #[error(
         "the server at {place} cannot be reached; is it running, and is `host` the directory of \
-         its socket?"
+         its socket, or an address that leads to it?"
     )]
     Unreachable { place: String, source: postgres::Error },
+    /// It is not who was expected.
+    #[error("the server at {place} is not believed: {why}")]
+    Untrusted { place: String, why: String },
     /// A version this agent does not know.
     #[error("the server at {place} is of version {version}; this agent knows 13 to 18")]
     Version { place: String, version: String },
@@ -95,6 +123,9 @@ pub enum PgError {
     /// The server does not write what is needed.
     #[error("wal_level is {level}; set it to replica and restart the server")]
     WalLevel { level: String },
+    /// The replication protocol.
+    #[error(transparent)]
+    Wire(#[from] WireError),
 }
 
 impl PgError {
@@ -102,7 +133,10 @@ impl PgError {
     pub const fn refusal(&self) -> RefusalKind {
         match self {
             Self::Another { .. }
+            | Self::Elsewhere { .. }
+            | Self::NoTls { .. }
             | Self::NotLetIn { .. }
+            | Self::Old { .. }
             | Self::Password { .. }
             | Self::PasswordFile { .. }
             | Self::Pooler { .. }
@@ -110,6 +144,8 @@ impl PgError {
             | Self::Setting(_)
             | Self::SlotLost { .. }
             | Self::SlotTaken { .. }
+            | Self::Trust(_)
+            | Self::Untrusted { .. }
             | Self::Version { .. }
             | Self::WalLevel { .. } => RefusalKind::Invalid,
             Self::File { .. }
@@ -118,23 +154,38 @@ impl PgError {
             | Self::Query { .. }
             | Self::Turned { .. }
             | Self::Unreachable { .. }
-            | Self::Wal { .. } => RefusalKind::Unavailable,
+            | Self::Wal { .. }
+            | Self::Wire(_) => RefusalKind::Unavailable,
         }
     }
 
     /// Why no connection came about.
     pub(super) fn of_connecting(error: postgres::Error, place: String, user: String) -> Self {
+        if let Some(why) = tls::said(&error) {
+            return Self::Untrusted { place, why };
+        }
         let said = || error.as_db_error().map(|said| said.message().to_owned()).unwrap_or_default();
+        if let Some(refused) =
+            error.code().and_then(|code| Self::of_code(code.code(), (&place, &user), said()))
+        {
+            return refused;
+        }
+        let text = strongroom_protocol::Chain(&error).to_string();
         match error.code() {
-            Some(code) if *code == SqlState::INVALID_PASSWORD => Self::Password { place, user },
-            Some(code) if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-                Self::NotLetIn { place, user, said: said() }
-            }
+            None if text.contains("server does not support TLS") => Self::NoTls { place },
             // The library asks for a password and has none.
-            None if error.to_string().contains("password missing") => {
-                Self::Password { place, user }
-            }
+            None if text.contains("password missing") => Self::Password { place, user },
             _ => Self::Unreachable { place, source: error },
         }
+    }
+
+    /// What a server means that does not let a role in, by the code of its refusal.
+    pub(super) fn of_code(code: &str, (place, user): (&str, &str), said: String) -> Option<Self> {
+        let (place, user) = (place.to_owned(), user.to_owned());
+        if code == SqlState::INVALID_PASSWORD.code() {
+            return Some(Self::Password { place, user });
+        }
+        let refused = code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION.code();
+        refused.then_some(Self::NotLetIn { place, user, said })
     }
 }

@@ -1,14 +1,15 @@
-//! The log of a cluster, a stretch a run: what was written since the last point. A replication
-//! slot of ours keeps it until the point is durable at the coordinator, and only then moves on;
-//! a slot that lost what it kept is said, and no stretch is made that others would not join.
+//! The log of a cluster, a stretch a run: what was written since the last point, read on its
+//! host or streamed. A replication slot of ours keeps it until the point is durable at the
+//! coordinator, and only then moves on; a slot that lost what it kept is said, and no stretch is
+//! made that others would not join.
 
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use postgres::Client;
 use strongroom_protocol::opening::RefusalKind;
 use strongroom_protocol::{Chain, WorkloadId};
-use strongroom_store::content::Meta;
+use strongroom_store::content::{Entry, Meta};
 
 use crate::quiesce::{Consistency, Evidence, Quiesced, Unheld};
 use crate::workload::compose::Composer;
@@ -17,19 +18,24 @@ use crate::workload::moment::{Moment, Reading};
 use crate::workload::postgres::about::{self, About, LogPoint};
 use crate::workload::postgres::error::PgError;
 use crate::workload::postgres::lsn::Lsn;
+use crate::workload::postgres::reach::{Kept, Reached};
 use crate::workload::postgres::session::{Server, lsn};
 use crate::workload::postgres::settings::{Cluster, Mode};
 use crate::workload::postgres::wal::{self, Stretch};
+use crate::workload::postgres::wire::follow::{self, Course};
 use crate::workload::postgres::{PgWorkload, data_of, fits, meta_like};
 use crate::workload::{Item, Workload};
 
 /// The part of what it may keep at all from which on a slot is told of.
 const KEPT_PART_TOLD: u64 = 2;
+/// A slot that is still taken after this is somebody else's; how often it is looked at.
+const PATIENCE: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(250);
 /// A directory and a file made here.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// The log of a cluster on this host.
+/// The log of a cluster.
 pub struct PgLog {
     pub cluster: Cluster,
     pub workload: WorkloadId,
@@ -40,9 +46,15 @@ pub struct PgLogView {
     cluster: Cluster,
     server: Server,
     slot: String,
-    stretch: Stretch,
+    /// The beginning of a segment: segments are kept whole.
+    from: Lsn,
+    until: Lsn,
+    /// `pg_wal`, where it is read on its host.
+    dir: Option<PathBuf>,
     /// What a person should know of the slot.
     told: Vec<String>,
+    /// Where it is remembered how far the last point reached.
+    kept: Option<Kept>,
 }
 
 /// A slot as the server shows it.
@@ -62,6 +74,14 @@ impl PgLog {
         let own = || format!("strongroom_{}", self.workload.to_string().replace('-', ""));
         self.cluster.slot.clone().unwrap_or_else(own)
     }
+
+    /// The data directory, where it is on this host.
+    fn data(&self, server: &Server) -> Result<Option<PathBuf>, PgError> {
+        match self.cluster.mode {
+            Mode::LogStream => Ok(None),
+            _ => data_of(&self.cluster, server).map(Some),
+        }
+    }
 }
 
 impl Workload for PgLog {
@@ -69,13 +89,13 @@ impl Workload for PgLog {
     type Error = PgError;
 
     fn discover(&self) -> Result<Vec<Item>, PgError> {
-        debug_assert_eq!(self.cluster.mode, Mode::Wal);
         let mut client = self.cluster.dial.connect()?;
         let server = self.cluster.dial.look(&mut client)?;
         fits(&self.cluster, &server, &mut client)?;
-        let data = data_of(&self.cluster, &server)?;
+        let data = self.data(&server)?;
+        let place = data.map_or_else(|| self.cluster.dial.place(), |d| d.display().to_string());
         Ok(vec![Item {
-            name: format!("the log of {}", data.display()),
+            name: format!("the log of {place}"),
             consistency_max: Consistency::Application,
             place: format!("postgresql {}", server.version),
         }])
@@ -89,7 +109,7 @@ impl Workload for PgLog {
     fn view(&self) -> Result<PgLogView, PgError> {
         let mut client = self.cluster.dial.connect()?;
         let server = self.cluster.dial.look(&mut client)?;
-        let data = data_of(&self.cluster, &server)?;
+        let data = self.data(&server)?;
         let slot = self.slot();
         let from = kept_from(&mut client, &slot)?;
         let now = match server.in_recovery {
@@ -97,17 +117,11 @@ impl Workload for PgLog {
             false => "SELECT pg_current_wal_flush_lsn()::text",
         };
         let until = lsn(&mut client, "say how far its log is written", now)?;
-        let told = told_of(&mut client, &slot, from, until, &data)?;
-        let stretch = Stretch {
-            dir: wal::directory(&data)?,
-            segment_bytes: server.segment_bytes,
-            system_identifier: server.system_identifier,
-            timeline: server.timeline,
-            // The segment is kept from its beginning on.
-            from: Lsn(from.0 - from.0 % server.segment_bytes.max(1)),
-            until,
-        };
-        Ok(PgLogView { cluster: self.cluster.clone(), server, slot, stretch, told })
+        let told = told_of(&mut client, &slot, from, until, data.as_deref())?;
+        let from = Lsn(from.0 - from.0 % server.segment_bytes.max(1));
+        let dir = data.as_deref().map(wal::directory).transpose()?;
+        let cluster = self.cluster.clone();
+        Ok(PgLogView { cluster, server, slot, from, until, dir, told, kept: None })
     }
 
     fn refusal(error: &PgError) -> RefusalKind {
@@ -117,7 +131,7 @@ impl Workload for PgLog {
 
 /// From where on the slot keeps the log; made, where there is none yet.
 fn kept_from(client: &mut Client, name: &str) -> Result<Lsn, PgError> {
-    if let Some(slot) = look(client, name)? {
+    if let Some(slot) = look_patiently(client, name)? {
         let taken = |why: &str| PgError::SlotTaken { slot: name.to_owned(), why: why.to_owned() };
         if slot.kind != "physical" {
             return Err(taken("it is one of logical replication"));
@@ -138,6 +152,17 @@ fn kept_from(client: &mut Client, name: &str) -> Result<Lsn, PgError> {
     made.ok_or_else(|| PgError::SlotLost { slot: name.to_owned(), why: "new".to_owned() })
 }
 
+/// A slot, let go by a run that broke off: the server needs a moment to see that.
+fn look_patiently(client: &mut Client, name: &str) -> Result<Option<Slot>, PgError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match look(client, name)? {
+            Some(slot) if slot.active && Instant::now() < until => std::thread::sleep(LOOK),
+            looked => return Ok(looked),
+        }
+    }
+}
+
 fn look(client: &mut Client, name: &str) -> Result<Option<Slot>, PgError> {
     let question = "SELECT restart_lsn::text, coalesce(wal_status, ''), slot_type, active \
                     FROM pg_replication_slots WHERE slot_name = $1";
@@ -156,16 +181,17 @@ fn told_of(
     slot: &str,
     from: Lsn,
     until: Lsn,
-    data: &std::path::Path,
+    data: Option<&Path>,
 ) -> Result<Vec<String>, PgError> {
     let most = "SELECT setting::int8 FROM pg_settings WHERE name = 'max_slot_wal_keep_size'";
     let row = client.query_one(most, &[]).map_err(query("say how much a slot may keep"))?;
     let most_mib: i64 = row.get(0);
     let kept = until.0.saturating_sub(from.0);
-    let free = rustix::fs::statvfs(data).map(|place| place.f_bavail * place.f_frsize);
+    let place = data.and_then(|data| rustix::fs::statvfs(data).ok());
+    let free = place.map_or(u64::MAX, |place| place.f_bavail * place.f_frsize);
     let most = u64::try_from(most_mib).ok().map(|mib| mib << 20);
     let status = look(client, slot)?.map(|slot| slot.status).unwrap_or_default();
-    Ok(alarms(slot, kept, most, free.unwrap_or(u64::MAX), &status))
+    Ok(alarms(slot, kept, most, free, &status))
 }
 
 /// Pure: what is to be told of a slot that keeps so much.
@@ -207,14 +233,25 @@ impl Moment for PgLogView {
         reading: &Reading<'_>,
         evidence: &mut Evidence,
     ) -> Result<Protected, ProtectError> {
-        let failed = |error: PgError| ProtectError::Application(Box::new(error));
+        let reached = Reached {
+            system_identifier: self.server.system_identifier,
+            from: self.from,
+            until: self.until,
+        };
+        let kept = Kept::at(&reading.memory, reached);
+        self.told.extend(kept.gap());
+        self.kept = Some(kept);
         for told in &self.told {
             tracing::warn!(told);
         }
         evidence.broken.extend(self.told.iter().cloned());
         let composer = Composer::new(reading)?;
-        let own = meta_like(&self.stretch.dir).map_err(failed)?;
-        let (entries, files) = self.stretch.entries(&composer)?;
+        let own = match &self.dir {
+            Some(dir) => meta_like(dir).map_err(failed)?,
+            // Whose it is there is not known; a restore gives it to whom it gives the cluster.
+            None => Meta { mode: FILE_MODE, ..Meta::default() },
+        };
+        let (entries, files) = self.entries(&composer, &own)?;
         let directory = Meta { mode: DIRECTORY_MODE, ..own.clone() };
         let log = composer.directory(about::LOG_DIRECTORY, directory.clone(), entries)?;
         let about = About::Log(LogPoint {
@@ -222,9 +259,9 @@ impl Moment for PgLogView {
             major: self.server.major,
             system_identifier: self.server.system_identifier,
             timeline: self.server.timeline,
-            from_lsn: self.stretch.from,
-            to_lsn: self.stretch.until,
-            wal_segment_bytes: self.stretch.segment_bytes,
+            from_lsn: self.from,
+            to_lsn: self.until,
+            wal_segment_bytes: self.server.segment_bytes,
             files,
             slot: self.slot.clone(),
         });
@@ -243,13 +280,45 @@ impl Moment for PgLogView {
     fn committed(&mut self) {
         let moved = self.cluster.dial.connect().and_then(|mut client| {
             let advance = "SELECT pg_replication_slot_advance($1, $2::text::pg_lsn)";
-            let until = self.stretch.until.to_string();
+            let until = self.until.to_string();
             client.execute(advance, &[&self.slot, &until]).map_err(query("move the slot on"))
         });
         if let Err(error) = moved {
             let error = Chain(&error).to_string();
             tracing::warn!(slot = self.slot, error, "the slot was not moved on");
         }
+        if let Some(kept) = &self.kept {
+            kept.remember();
+        }
+    }
+}
+
+fn failed(error: PgError) -> ProtectError {
+    ProtectError::Application(Box::new(error))
+}
+
+impl PgLogView {
+    /// The files of the stretch, and their names.
+    fn entries(
+        &self,
+        composer: &Composer<'_>,
+        own: &Meta,
+    ) -> Result<(Vec<Entry>, Vec<String>), ProtectError> {
+        let (from, until) = (self.from, self.until);
+        let Some(dir) = self.dir.clone() else {
+            let course = Course { slot: self.slot.clone(), from, until };
+            let between = (&self.cluster.dial, &self.server);
+            return follow::entries(&course, between, (composer, own));
+        };
+        let stretch = Stretch {
+            dir,
+            segment_bytes: self.server.segment_bytes,
+            system_identifier: self.server.system_identifier,
+            timeline: self.server.timeline,
+            from,
+            until,
+        };
+        stretch.entries(composer)
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::workload::files::witness::{Watching, Witness};
+use crate::workload::postgres::lsn::Lsn;
 
 /// Blocks of a file named one by one; more are only counted.
 const BLOCKS_TOLD_MAX: usize = 8;
@@ -167,6 +168,15 @@ impl Pages {
     }
 }
 
+/// How a page that does not fit its checksum is looked at once more.
+#[derive(Clone, Copy, Debug)]
+pub enum Again<'file> {
+    /// It is read again.
+    File(BorrowedFd<'file>),
+    /// The server looked twice at what it had not written since: later pages may be half written.
+    Since(Lsn),
+}
+
 /// Looks at one file of a relation.
 pub struct Looking {
     name: String,
@@ -181,22 +191,20 @@ pub struct Looking {
 }
 
 impl Looking {
-    fn page(&mut self, page: &[u8], file: BorrowedFd<'_>) {
+    fn page(&mut self, page: &[u8], again: Again<'_>) {
         let Ok(block) = u32::try_from(self.at / self.pages.page_bytes as u64) else { return };
         let whole = self.first + block;
         self.pages.findings.pages.fetch_add(1, Ordering::Relaxed);
         if is_whole(page, whole) {
             return;
         }
-        let mut again = vec![0; page.len()];
-        for _ in 0..TRIES_MAX {
-            std::thread::sleep(PAUSE);
-            let read = rustix::io::pread(file, again.as_mut_slice(), self.at);
-            // Shorter by now, or another: it was being written, and the log mends it.
-            if read != Ok(page.len()) || again != page {
-                self.pages.findings.torn.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
+        let torn = match again {
+            Again::File(file) => self.is_another(page, file),
+            Again::Since(start) => written_at(page) >= start,
+        };
+        if torn {
+            self.pages.findings.torn.fetch_add(1, Ordering::Relaxed);
+            return;
         }
         self.pages.findings.corrupt.fetch_add(1, Ordering::Relaxed);
         self.count += 1;
@@ -204,10 +212,19 @@ impl Looking {
             self.corrupt.push(whole);
         }
     }
-}
 
-impl Watching for Looking {
-    fn see(&mut self, at: u64, mut bytes: &[u8], file: BorrowedFd<'_>) {
+    /// Whether a page is shorter by now, or another: it was being written, and the log mends it.
+    fn is_another(&self, page: &[u8], file: BorrowedFd<'_>) -> bool {
+        let mut again = vec![0; page.len()];
+        (0..TRIES_MAX).any(|_| {
+            std::thread::sleep(PAUSE);
+            let read = rustix::io::pread(file, again.as_mut_slice(), self.at);
+            read != Ok(page.len()) || again != page
+        })
+    }
+
+    /// The bytes at `at`, in order but for holes.
+    pub fn pass(&mut self, at: u64, mut bytes: &[u8], again: Again<'_>) {
         let page_bytes = self.pages.page_bytes;
         if at != self.at + self.begun.len() as u64 {
             // A hole was passed: it ends and begins with pages, which are those never used.
@@ -227,18 +244,19 @@ impl Watching for Looking {
                 return;
             }
             let page = std::mem::take(&mut self.begun);
-            self.page(&page, file);
+            self.page(&page, again);
             self.at += page_bytes as u64;
         }
         let mut pages = bytes.chunks_exact(page_bytes);
         for page in &mut pages {
-            self.page(page, file);
+            self.page(page, again);
             self.at += page_bytes as u64;
         }
         self.begun.extend_from_slice(pages.remainder());
     }
 
-    fn found(self: Box<Self>) -> Option<String> {
+    /// What is wrong with the file, in words.
+    pub fn outcome(self) -> Option<String> {
         let first = self.corrupt.first()?;
         let mut files = self.pages.findings.files.lock().unwrap_or_else(PoisonError::into_inner);
         if files.len() < FILES_TOLD_MAX {
@@ -249,6 +267,25 @@ impl Watching for Looking {
             count => format!("block {first} and {} more do not fit their checksums", count - 1),
         })
     }
+}
+
+impl Watching for Looking {
+    fn see(&mut self, at: u64, bytes: &[u8], file: BorrowedFd<'_>) {
+        self.pass(at, bytes, Again::File(file));
+    }
+
+    fn found(self: Box<Self>) -> Option<String> {
+        self.outcome()
+    }
+}
+
+/// The place in the log of the last change to a page: two halves, the high one first.
+fn written_at(page: &[u8]) -> Lsn {
+    let half = |at: usize| {
+        let four = page.get(at..at + 4).and_then(|four| four.try_into().ok());
+        u64::from(u32::from_le_bytes(four.unwrap_or_default()))
+    };
+    Lsn(half(0) << 32 | half(4))
 }
 
 #[cfg(test)]
@@ -330,5 +367,21 @@ mod tests {
         looking.see(0, &torn, file.as_fd());
         assert_eq!(looking.found(), None);
         assert_eq!(pages.findings.torn(), 1);
+    }
+
+    #[test]
+    fn a_page_written_since_the_backup_began_may_be_half_written() {
+        let pages = Pages { findings: Arc::default(), page_bytes: PAGE };
+        let mut half = page(7, 0);
+        half[..8].copy_from_slice(&[1, 0, 0, 0, 5, 0, 0, 0]);
+        half[4096..].fill(9);
+        assert_eq!(written_at(&half), Lsn(1 << 32 | 5));
+        let mut looking = pages.of(b"16384").unwrap();
+        looking.pass(0, &half, Again::Since(Lsn(1 << 32 | 5)));
+        assert_eq!(looking.outcome(), None);
+        let mut looking = pages.of(b"16384").unwrap();
+        looking.pass(0, &half, Again::Since(Lsn(1 << 32 | 6)));
+        assert_eq!(looking.outcome().unwrap(), "block 0 does not fit its checksum");
+        assert_eq!((pages.findings.torn(), pages.findings.corrupt()), (1, 1));
     }
 }

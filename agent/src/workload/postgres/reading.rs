@@ -26,7 +26,7 @@ use crate::workload::postgres::wal::{self, Stretch};
 use crate::workload::postgres::{PgView, meta_like, meta_of};
 
 /// Files at the top that belong to the running server, or to an earlier backup.
-const LEFT_OUT: &[&str] = &[
+pub(super) const LEFT_OUT: &[&str] = &[
     "backup_label",
     "backup_label.old",
     "backup_manifest",
@@ -54,11 +54,11 @@ const PASSING: &[&str] = &["pgsql_tmp*", "pg_internal.init*", "t[0-9]*_[0-9]*"];
 /// Unlogged relations left out, each by four globs; more are kept, which does no harm.
 const UNLOGGED_MAX: usize = 900;
 /// Where configuration is kept that lay outside of the data directory.
-const CONFIG_DIRECTORY: &str = "strongroom-config";
+pub(super) const CONFIG_DIRECTORY: &str = "strongroom-config";
 /// A file whose bytes were made here.
 const MODE: u32 = 0o600;
 
-fn failed(error: PgError) -> ProtectError {
+pub(super) fn failed(error: PgError) -> ProtectError {
     ProtectError::Application(Box::new(error))
 }
 
@@ -114,7 +114,7 @@ pub(super) fn read(
     parts.composer.finish(item)
 }
 
-fn unwritten(error: serde_json::Error) -> PgError {
+pub(super) fn unwritten(error: serde_json::Error) -> PgError {
     PgError::File { path: PathBuf::from(about::NAME), source: error.into() }
 }
 

@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use postgres::config::SslMode;
 use postgres::{Client, Config, NoTls};
 use serde::{Deserialize, Serialize};
 
 use crate::workload::postgres::error::PgError;
 use crate::workload::postgres::lsn::Lsn;
+use crate::workload::postgres::tls;
 
 /// Versions whose calls and files are known, as `server_version_num / 10000`.
 const VERSIONS: std::ops::RangeInclusive<u32> = 13..=18;
-/// The server is on this host.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// A server that takes longer to answer a connection is not there.
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Questions by which one backend is told from many.
 const PID_LOOKS: usize = 4;
 /// Settings a restored cluster must match or exceed to come up, and that tell how it was run.
@@ -28,15 +30,35 @@ const SETTINGS: &[&str] = &[
     "wal_level",
 ];
 
+/// Whether what is said on the way is sealed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Tls {
+    Off,
+    /// By the authorities of this file, or those the system believes.
+    Verify {
+        ca_file: Option<PathBuf>,
+    },
+}
+
+/// How far away the server is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Reach {
+    /// Wherever the network leads, perhaps by another port than its own.
+    Anywhere(Tls),
+    /// On this host, where its files are read.
+    Here,
+}
+
 /// How to reach the server.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Dial {
-    /// The directory of its socket, or an address of this host.
+    /// The directory of its socket, or an address.
     pub host: String,
     pub port: u16,
     pub user: String,
     pub database: String,
     pub password: Option<String>,
+    pub reach: Reach,
 }
 
 impl std::fmt::Debug for Dial {
@@ -90,7 +112,16 @@ impl Dial {
             config.password(password);
         }
         let refused = |error| PgError::of_connecting(error, self.place(), self.user.clone());
-        let mut client = config.connect(NoTls).map_err(refused)?;
+        let mut client = match &self.reach {
+            Reach::Anywhere(Tls::Verify { ca_file }) => {
+                config.ssl_mode(SslMode::Require);
+                config.connect(tls::Greeter::new(ca_file.as_deref())?).map_err(refused)?
+            }
+            Reach::Anywhere(Tls::Off) | Reach::Here => {
+                config.ssl_mode(SslMode::Disable);
+                config.connect(NoTls).map_err(refused)?
+            }
+        };
         let quiet = "SET statement_timeout = 0; SET lock_timeout = 0; \
                      SET idle_in_transaction_session_timeout = 0; \
                      SET client_min_messages = warning; SET DateStyle = ISO";
@@ -106,7 +137,7 @@ impl Dial {
             let row = client.query_one("SELECT pg_backend_pid(), current_setting('port')", &[]);
             let row = row.map_err(query("say which process serves the session"))?;
             let port: String = row.get(1);
-            if port != self.port.to_string() {
+            if self.reach == Reach::Here && port != self.port.to_string() {
                 let own = self.port;
                 return Err(pooled(format!("port {own} answers for a server at port {port}")));
             }
@@ -176,13 +207,15 @@ impl Dial {
         let row = client.query_one(rights, &[&start, &stop]);
         let row = row.map_err(query("say what the role may do"))?;
         let user = &self.user;
+        // Over the wire the server itself begins and ends the backup.
+        let by_hand = if self.reach == Reach::Here { 0 } else { 2 };
         let lacking = [
             (format!("call {start}"), format!("GRANT EXECUTE ON FUNCTION {start} TO {user}")),
             (format!("call {stop}"), format!("GRANT EXECUTE ON FUNCTION {stop} TO {user}")),
             ("read the settings".to_owned(), format!("GRANT pg_read_all_settings TO {user}")),
             ("keep the log by a slot".to_owned(), format!("ALTER ROLE {user} REPLICATION")),
         ];
-        for (at, (what, grant)) in lacking.into_iter().enumerate() {
+        for (at, (what, grant)) in lacking.into_iter().enumerate().skip(by_hand) {
             if !row.get::<_, bool>(at) {
                 return Err(PgError::Privilege { user: user.clone(), what, grant });
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::workload::apps::{SettingError, Settings};
 use crate::workload::postgres::error::PgError;
-use crate::workload::postgres::session::Dial;
+use crate::workload::postgres::session::{Dial, Reach, Tls};
 
 const PORT: u16 = 5432;
 const USER: &str = "strongroom";
@@ -17,10 +17,14 @@ const DATABASE: &str = "postgres";
 /// What is protected of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
-    /// All of it, as it is now.
+    /// All of it, as it is now, read on its host.
     Direct,
-    /// What was written to its log since the last point.
-    Wal,
+    /// What was written to its log since the last point, read on its host.
+    LogFiles,
+    /// What was written to its log since the last point, streamed.
+    LogStream,
+    /// All of it, as it is now, streamed.
+    Wire,
 }
 
 /// Which member of a cluster is to be protected.
@@ -51,10 +55,16 @@ impl Cluster {
     /// One of them cannot be used.
     pub fn read(settings: &Settings) -> Result<Self, PgError> {
         let unusable = |key, value: &str| SettingError::Unusable { key, value: value.to_owned() };
-        let mode = match settings.get("mode") {
-            None | Some("direct") => Mode::Direct,
-            Some("wal") => Mode::Wal,
-            Some(other) => return Err(unusable("mode", other).into()),
+        let by = settings.get("by");
+        let mode = match (settings.get("mode"), by) {
+            (None | Some("direct"), None) => Mode::Direct,
+            (Some("wal"), None | Some("files")) => Mode::LogFiles,
+            (Some("wal"), Some("stream")) => Mode::LogStream,
+            (Some("wire"), None) => Mode::Wire,
+            (None | Some("direct" | "wal" | "wire"), Some(by)) => {
+                return Err(unusable("by", by).into());
+            }
+            (Some(other), _) => return Err(unusable("mode", other).into()),
         };
         let prefer = match settings.get("prefer") {
             None | Some("any") => Prefer::Any,
@@ -64,9 +74,7 @@ impl Cluster {
             Some(other) => return Err(unusable("prefer", other).into()),
         };
         let host = settings.wanted("host")?;
-        if !is_here(host) {
-            return Err(unusable("host", host).into());
-        }
+        let reach = reach(settings, mode, host)?;
         let slot = settings.get("slot");
         if let Some(slot) = slot.filter(|slot| !is_slot(slot)) {
             return Err(unusable("slot", slot).into());
@@ -79,6 +87,7 @@ impl Cluster {
                 user: settings.get("user").unwrap_or(USER).to_owned(),
                 database: settings.get("database").unwrap_or(DATABASE).to_owned(),
                 password: password.transpose()?,
+                reach,
             },
             mode,
             data: settings.get("data").map(PathBuf::from),
@@ -89,7 +98,33 @@ impl Cluster {
     }
 }
 
-/// Files are read on the server's host, and the password goes unsealed: nothing else will do.
+/// How far the server may be, and whether what is said on the way is sealed.
+fn reach(settings: &Settings, mode: Mode, host: &str) -> Result<Reach, PgError> {
+    let unusable = |key, value: &str| SettingError::Unusable { key, value: value.to_owned() };
+    let ca_file = settings.get("ca_file");
+    let (here, is_file) = (is_here(host), host.starts_with('/'));
+    let tls = match settings.get("tls") {
+        Some("off") => Tls::Off,
+        // Nobody listens in between.
+        None if here && ca_file.is_none() => Tls::Off,
+        None | Some("verify") => Tls::Verify { ca_file: ca_file.map(PathBuf::from) },
+        Some(other) => return Err(unusable("tls", other).into()),
+    };
+    match (&tls, ca_file) {
+        (Tls::Off, Some(file)) => return Err(unusable("ca_file", file).into()),
+        (Tls::Verify { .. }, _) if is_file => return Err(unusable("tls", "verify").into()),
+        _ => {}
+    }
+    match mode {
+        Mode::LogStream | Mode::Wire if host.is_empty() => Err(unusable("host", host).into()),
+        Mode::LogStream | Mode::Wire => Ok(Reach::Anywhere(tls)),
+        Mode::Direct | Mode::LogFiles if !here => Err(PgError::Elsewhere { host: host.to_owned() }),
+        Mode::Direct | Mode::LogFiles if tls != Tls::Off => Err(unusable("tls", "verify").into()),
+        Mode::Direct | Mode::LogFiles => Ok(Reach::Here),
+    }
+}
+
+/// Where files are read on the server's host.
 fn is_here(host: &str) -> bool {
     let loopback = host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
     host.starts_with('/') || host == "localhost" || loopback
@@ -135,6 +170,31 @@ mod tests {
             assert!(read(&[("host", host)]).is_err(), "{host}");
         }
         assert!(read(&[("host", "::1"), ("slot", "No Slot")]).is_err());
+        let said = read(&[("host", "db.example.com")]).unwrap_err().to_string();
+        assert!(said.contains("mode = \"wire\""), "{said}");
+    }
+
+    #[test]
+    fn what_goes_over_a_network_is_sealed_unless_somebody_says_otherwise() {
+        let reach = |more: &[(&str, &str)]| {
+            let pairs = [&[("mode", "wire")], more].concat();
+            read(&pairs).map(|cluster| cluster.dial.reach)
+        };
+        let verify =
+            |file: Option<&str>| Reach::Anywhere(Tls::Verify { ca_file: file.map(PathBuf::from) });
+        let far = ("host", "db.example.com");
+        assert_eq!(reach(&[far]).unwrap(), verify(None));
+        assert_eq!(reach(&[far, ("ca_file", "/ca")]).unwrap(), verify(Some("/ca")));
+        assert_eq!(reach(&[far, ("tls", "off")]).unwrap(), Reach::Anywhere(Tls::Off));
+        assert_eq!(reach(&[("host", "127.0.0.1")]).unwrap(), Reach::Anywhere(Tls::Off));
+        assert_eq!(reach(&[("host", "::1"), ("tls", "verify")]).unwrap(), verify(None));
+        assert!(reach(&[far, ("tls", "off"), ("ca_file", "/ca")]).is_err());
+        assert!(reach(&[("host", "/run/postgresql"), ("tls", "verify")]).is_err());
+        assert!(reach(&[("host", "")]).is_err());
+        assert!(reach(&[far, ("by", "stream")]).is_err());
+        let log = read(&[("mode", "wal"), ("by", "stream"), far]).unwrap();
+        assert_eq!((log.mode, log.dial.reach), (Mode::LogStream, verify(None)));
+        assert!(read(&[("mode", "wal"), far]).is_err());
     }
 
     #[test]
