@@ -56,9 +56,10 @@ impl OpenFile {
             let at = placed.at.max(range.start);
             let end = (placed.at + placed.extent.length()).min(range.end);
             let (length, kind) = (end.saturating_sub(at), kind_of(&placed.extent));
+            let full = found.len() >= count_max;
             match found.last_mut() {
                 Some(last) if last.kind == kind => last.length += length,
-                _ if found.len() >= count_max => return ControlFlow::Break(()),
+                _ if full => return ControlFlow::Break(()),
                 _ => found.push(Stretch { at, length, kind }),
             }
             ControlFlow::Continue(())
