@@ -4,6 +4,7 @@ mod diff;
 mod directory;
 mod dump;
 mod enrol;
+mod export;
 mod find;
 mod init;
 mod jobs;
@@ -31,6 +32,8 @@ use strongroom_protocol::admin::{Pinned, Request};
 use crate::Arguments;
 use crate::failure::{Ending, Failure};
 use crate::session::Session;
+
+pub(crate) use restore::{CopyArgs, copy_site};
 
 /// Everything the tool can do.
 #[derive(Subcommand, Debug)]
@@ -66,6 +69,7 @@ pub(crate) enum Command {
     Diff(diff::DiffArgs),
     Directory(directory::DirectoryArgs),
     Dump(dump::DumpArgs),
+    Export(export::ExportArgs),
     Restore(restore::RestoreArgs),
     Verify(verify::VerifyArgs),
     Vm(vm::VmArgs),
@@ -109,6 +113,7 @@ impl Command {
             Self::Diff(args) => args.run(session).await,
             Self::Directory(args) => args.run(session).await,
             Self::Dump(args) => args.run(session).await,
+            Self::Export(args) => args.run(session).await,
             Self::Restore(args) => args.run(session).await,
             Self::Verify(args) => args.run(session).await,
             Self::Vm(args) => args.run(session).await,

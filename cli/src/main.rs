@@ -3,12 +3,16 @@
 //! own file under `commands`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
+mod booting;
 mod commands;
 mod enrol;
+mod exporting;
 mod failure;
+mod ground;
 mod human;
 mod keyring;
 mod lab;
+mod lease;
 mod live;
 mod mariadb;
 mod operator;
@@ -24,6 +28,7 @@ mod session;
 mod setup;
 mod shelf;
 mod show;
+mod steady;
 mod tar;
 mod vault;
 

@@ -38,6 +38,7 @@ const WANTED: &[Wanted] = &[
     Wanted { program: "setfattr", package: "attr", why: "extended attributes of test trees" },
     Wanted { program: "setfacl", package: "acl", why: "access control lists of test trees" },
     Wanted { program: "mkfs.btrfs", package: "btrfs-progs", why: "snapshots of a real btrfs" },
+    Wanted { program: "nbdcopy", package: "libnbd-bin", why: "a second client of exports" },
     Wanted {
         program: "mariadbd",
         package: "mariadb-server",
