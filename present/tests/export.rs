@@ -265,7 +265,8 @@ async fn lies_of_clients_cost_them_the_connection_or_an_error() {
     assert!(served.says(&option(1, 3, b"nil")).await.is_empty(), "no such export");
     // A name longer than its option, more queries than bytes.
     let lying = [&100_u32.to_be_bytes()[..], b"vda\0\0"].concat();
-    let told = served.says(&option(6, 9, &lying)).await;
+    let abort = [&b"IHAVEOPT"[..], &2_u32.to_be_bytes(), &[0; 4]].concat();
+    let told = served.says(&[option(6, 9, &lying), abort].concat()).await;
     assert_eq!(told[12..16], ((1_u32 << 31) + 3).to_be_bytes());
     let served_to = |more: Vec<u8>| [option(1, 3, b"vda"), more].concat();
     let errno = |told: &[u8]| u32::from_be_bytes(told[10 + 4..10 + 8].try_into().unwrap());
