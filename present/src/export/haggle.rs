@@ -302,7 +302,7 @@ impl<'o> Haggle<'o> {
         let all = !sets && queries.is_empty();
         let fits = |query: &&str| *query == ALLOCATION || (!sets && *query == "base:");
         let mut bytes = Vec::new();
-        if all || queries.iter().any(|query| fits(query)) {
+        if all || queries.iter().any(fits) {
             let id = if sets { ALLOCATION_ID } else { 0 };
             let told = [&id.to_be_bytes()[..], ALLOCATION.as_bytes()].concat();
             answer(&mut bytes, option, META_CONTEXT, &told);
