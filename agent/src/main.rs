@@ -17,6 +17,7 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
+    strongroom_node::memory::set_up();
     if std::env::args_os().nth(1).is_some_and(|word| word == strongroom_agent::holder::HOLDER_WORD)
     {
         anyhow::ensure!(strongroom_agent::hold_freeze(), "something may still be frozen");

@@ -11,7 +11,7 @@ mod jobs;
 mod keys;
 mod ls;
 mod mariadb;
-mod media;
+pub(crate) mod media;
 mod operator;
 mod orders;
 mod pages;

@@ -37,6 +37,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use strongroom_node::memory;
 use strongroom_protocol::{Clock, SiteName, SystemClock};
 
 use crate::commands::Command;
@@ -62,6 +63,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    memory::set_up();
     let arguments = Arguments::parse();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let format = if arguments.json { Format::Json } else { Format::People };

@@ -26,6 +26,7 @@ use strongroom_store::tree::SinkError;
 use strongroom_store::writer::WriterLimits;
 
 use super::*;
+use crate::commands::media::verify::read_all;
 use crate::output::Format;
 
 const REPO: RepoId = RepoId::from_bytes([5; 16]);
@@ -278,6 +279,31 @@ fn points_on_media_have_names_only_with_a_key() {
     let lacking =
         Brought { lacking: 3, wanted: ["SR0002".to_owned()].into(), ..Brought::default() };
     assert!(lacks(&lacking)[0].contains("insert SR0002"));
+}
+
+#[test]
+fn cartridges_are_read_through_and_what_is_damaged_is_named() {
+    let fixture = fixture();
+    let read = |barcodes: &[String]| {
+        let shelf = Shelf::open(&fixture.media).unwrap();
+        read_all(&shelf, barcodes, &mut |_| {})
+    };
+    let whole = read(&[]).unwrap();
+    assert!(whole.len() > 1 && whole.iter().all(|one| one.damaged.is_empty()));
+    let first = whole[0].barcode.clone();
+    let unknown = read(&["SR9999".to_owned()]).unwrap_err();
+    assert!(unknown.to_string().contains("SR9999"), "{unknown}");
+    assert!(unknown.to_string().contains(&first), "{unknown}");
+    let file = fixture.media.join(format!("{first}.tape"));
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let hurt = read(std::slice::from_ref(&first)).unwrap();
+    assert!(hurt.len() == 1 && hurt[0].damaged.len() == 1, "{hurt:?}");
+    assert!(hurt[0].damaged[0].pack.is_some(), "{hurt:?}");
+    let rest = read(&[]).unwrap();
+    assert_eq!(rest.iter().filter(|one| !one.damaged.is_empty()).count(), 1);
 }
 
 /// A later session on the same cartridges, whose keys have other recipients.

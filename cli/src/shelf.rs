@@ -10,12 +10,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use strongroom_agent::restore::select::Selection;
-use strongroom_protocol::{ChunkId, PackId, PointId, RepoId, Timestamp, WorkloadId};
+use strongroom_protocol::{ChunkId, MediumId, PackId, PointId, RepoId, Timestamp, WorkloadId};
 use strongroom_store::content::{ChunkExtent, Meta, Node};
 use strongroom_store::disk::{Disk, LocalDisk};
 use strongroom_store::keys::VaultKey;
 use strongroom_store::manifest::Manifest;
-use strongroom_store::media::{MediaError, MediaReader, MediumInfo};
+use strongroom_store::media::{FileReport, MediaError, MediaReader, MediumInfo, Place};
 use strongroom_store::pack::{pack_path, read_footer};
 use strongroom_store::repo::{Mode, Repo, RepoKeys};
 use strongroom_store::tape::{TapeError, open_library};
@@ -71,6 +71,21 @@ impl Shelf {
     /// Every medium known.
     pub(crate) fn media(&self) -> Vec<MediumInfo> {
         self.reader.media()
+    }
+
+    /// Reads every block of a medium and checks every file.
+    pub(crate) fn verify(&self, medium: MediumId) -> Result<Vec<FileReport>, MediaError> {
+        self.reader.verify(medium)
+    }
+
+    /// The other cartridges a pack lies on.
+    pub(crate) fn others(&self, pack: PackId, than: MediumId) -> Vec<String> {
+        let places = self.reader.held().packs.get(&pack).map(|held| held.places.as_slice());
+        let other = |medium: &MediumInfo| {
+            let lies = |place: &Place| place.medium == medium.medium && place.medium != than;
+            places.unwrap_or_default().iter().any(lies)
+        };
+        self.media().into_iter().filter(other).map(|medium| medium.barcode.to_string()).collect()
     }
 
     /// The vault key of a repository, opened: by its newest keys that the secret opens.

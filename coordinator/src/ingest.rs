@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, onesho
 /// Plaintext bytes of one stream being checked and sealed at a time.
 const CHECKING_BYTES: usize = 24 << 20;
 /// Plaintext bytes of all streams together: what fifty agents at once may take of the memory.
-const NODE_CHECKING_BYTES: usize = 48 << 20;
+const NODE_CHECKING_BYTES: usize = 32 << 20;
 /// Blobs of one stream between the check and the pack.
 const CHECKING_BLOBS: usize = 256;
 

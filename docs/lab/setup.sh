@@ -19,9 +19,11 @@ chmod 600 /homes/org/recovery-key
 cp -a "$made/org/." /homes/org/
 cp -a "$made/operator/." /homes/operator/
 cp -a "$made/b/proxy/." /homes/proxy/
+# Something to protect.
+for tree in /usr/share/zoneinfo /usr/share/perl5 /etc; do
+    [ ! -e "$tree" ] || cp -a "$tree" /srv/documents/
+done
 # Last: it is what says that all of it was done.
 cp -a "$made/a/coordinator/." /homes/coordinator/
 rm -r "$made"
-# Something to protect.
-cp -a /usr/share/zoneinfo /usr/share/perl5 /etc /srv/documents/ 2>/dev/null || cp -a /etc /srv/documents/
 echo "two sites are set up"

@@ -15,6 +15,7 @@ pub mod home;
 pub mod inspect;
 pub mod lasting;
 pub mod log;
+pub mod memory;
 pub mod packs;
 pub mod reader;
 pub mod reserve;

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Instant;
 
 use strongroom_node::desk::Task;
 use strongroom_protocol::control::Progress;
@@ -13,7 +14,7 @@ use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Chain, Clock, MediaSetName, PackId, PointId, WorkloadId};
 use strongroom_store::manifest::Manifest;
 use strongroom_store::media::{
-    Held, MediaError, MediaIdentity, MediaReader, MediaSetWriter, Put, RepoPack, SetOrder,
+    Held, MediaError, MediaIdentity, MediaReader, MediaSetWriter, Put, SetOrder, Spool,
 };
 use strongroom_store::repo::{Repo, RepoError};
 use strongroom_store::tape::TapeLibrary;
@@ -45,27 +46,12 @@ pub(crate) fn write_points(
     }
     let total: u64 = packs.values().sum();
     let mut progress = Progress { bytes_total: Some(total), ..Progress::default() };
-    let mut spoiled = BTreeMap::new();
     writer.begin(total).map_err(|error| unavailable(&error))?;
-    for (pack, bytes) in packs {
-        if task.cancelled.is_cancelled() {
-            return Err(Refusal::new(RefusalKind::Cancelled, "stopped by an operator"));
-        }
-        let put = match put_pack(repo, &mut writer, pack, bytes) {
-            Ok(put) => put,
-            Err(error) if is_of_pack(&error) => {
-                spoiled.insert(pack, Chain(&error).to_string());
-                continue;
-            }
-            Err(error) => return Err(unavailable(&error)),
-        };
-        if put == Put::Written {
-            progress.bytes_read += bytes;
-            progress.bytes_sent += bytes;
-        }
-        progress.bytes_seen += bytes;
-        task.progress(progress);
-    }
+    let began = Instant::now();
+    let (spoiled, waited) = Spool::run(repo, packs, |spool| {
+        put_packs(spool, &mut writer, task, &mut progress).map(|spoiled| (spoiled, spool.waited()))
+    })?;
+    let wrote = began.elapsed();
     for WantedPoint { workload, point, manifest, packs } in points {
         match packs.iter().find_map(|pack| spoiled.get(pack)) {
             Some(why) => left_out.push((point, why.clone())),
@@ -77,7 +63,13 @@ pub(crate) fn write_points(
     }
     let report = writer.finish().map_err(|error| unavailable(&error))?;
     let media: Vec<_> = report.media.iter().map(ToString::to_string).collect();
-    let text = format!("session {} on {}", report.session, media.join(", "));
+    let text = format!(
+        "session {} on {}; the drive waited {:.1} s of {:.1} s for data",
+        report.session,
+        media.join(", "),
+        waited.as_secs_f64(),
+        wrote.as_secs_f64(),
+    );
     conclude((progress, text), &left_out)
 }
 
@@ -133,16 +125,37 @@ fn forget_lost(
     Ok(())
 }
 
-/// A pack that cannot be read leaves the session as it was.
-fn put_pack(
-    repo: &Repo,
+/// Writes packs as they come out of the spool. One that cannot be read leaves the session as it
+/// was, and is in the answer with the reason.
+fn put_packs(
+    spool: &Spool<'_>,
     writer: &mut MediaSetWriter,
-    pack: PackId,
-    bytes: u64,
-) -> Result<Put, MediaError> {
+    task: &Task,
+    progress: &mut Progress,
+) -> Result<BTreeMap<PackId, String>, Refusal> {
     let unreadable = |error| MediaError::Source { bytes: 0, source: io::Error::other(error) };
-    let mut source = RepoPack::new(repo, pack).map_err(unreadable)?;
-    writer.put_pack(pack, bytes, &mut source)
+    let mut spoiled = BTreeMap::new();
+    for (pack, bytes, source) in spool.packs() {
+        if task.cancelled.is_cancelled() {
+            return Err(Refusal::new(RefusalKind::Cancelled, "stopped by an operator"));
+        }
+        let put = source.map_err(unreadable);
+        match put.and_then(|mut source| writer.put_pack(pack, bytes, &mut source)) {
+            Ok(Put::Written) => {
+                progress.bytes_read += bytes;
+                progress.bytes_sent += bytes;
+            }
+            Ok(Put::AlreadyThere) => {}
+            Err(error) if is_of_pack(&error) => {
+                spoiled.insert(pack, Chain(&error).to_string());
+                continue;
+            }
+            Err(error) => return Err(refused(RefusalKind::Unavailable, &error)),
+        }
+        progress.bytes_seen += bytes;
+        task.progress(*progress);
+    }
+    Ok(spoiled)
 }
 
 const fn is_of_pack(error: &MediaError) -> bool {

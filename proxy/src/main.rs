@@ -18,6 +18,7 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
+    strongroom_node::memory::set_up();
     let home = Home::open_as(&Arguments::parse().home, Role::Proxy)?;
     strongroom_node::log::start(home.settings().log, "info");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -18,6 +18,7 @@ mod reel;
 mod scan;
 mod set;
 mod source;
+mod spool;
 mod stage;
 mod survey;
 
@@ -29,6 +30,7 @@ pub use read::{FetchReport, FlawedPack, MediaReader, MediumInfo, SetInfo};
 pub use scan::{FileReport, Verdict};
 pub use set::{MediaSetWriter, Put, SessionReport};
 pub use source::RepoPack;
+pub use spool::{Spool, SpooledPack};
 pub use stage::{StagedBase, stage};
 pub use survey::Health;
 

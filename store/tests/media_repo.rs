@@ -16,7 +16,7 @@ use strongroom_store::disk::LocalDisk;
 use strongroom_store::keys::VaultKey;
 use strongroom_store::manifest::Head;
 use strongroom_store::media::{
-    MediaIdentity, MediaReader, MediaSetWriter, Put, RepoPack, SetOrder, stage,
+    MediaIdentity, MediaReader, MediaSetWriter, Put, SetOrder, Spool, stage,
 };
 use strongroom_store::parcel::Compressor;
 use strongroom_store::repo::{Depth, Mode, Options, Repo, RepoError, RepoKeys, RepoSetup};
@@ -82,11 +82,13 @@ fn protect(repo: &Repo, number: u8) -> Vec<ChunkId> {
 fn copy(root: &Path, repo: &Repo, writer: &mut MediaSetWriter) -> (u64, u64) {
     assert!(root.join("config").exists());
     writer.begin(0).unwrap();
-    for pack in repo.packs() {
-        let mut source = RepoPack::new(repo, pack).unwrap();
-        let put = writer.put_pack(pack, source.bytes(), &mut source).unwrap();
-        assert_eq!(put == Put::AlreadyThere, writer.held().has_pack(&pack));
-    }
+    let packs = repo.packs().into_iter().map(|pack| (pack, repo.pack_len(pack).unwrap()));
+    Spool::run(repo, packs, |spool| {
+        for (pack, bytes, source) in spool.packs() {
+            let put = writer.put_pack(pack, bytes, &mut source.unwrap()).unwrap();
+            assert_eq!(put == Put::AlreadyThere, writer.held().has_pack(&pack));
+        }
+    });
     for (workload, point) in repo.points().unwrap() {
         let manifest = repo.manifest_bytes(workload, point).unwrap();
         writer.put_manifest(workload, point, &manifest).unwrap();

@@ -38,6 +38,7 @@ const WALL_CLOCK: &str = "protocol/src/time.rs";
 const UNSAFE: &[(&str, &str)] = &[
     ("agent/src/workload/btrfs.rs", "ioctls of btrfs: snapshots"),
     ("agent/src/workload/files/project.rs", "ioctls of inodes: project ids"),
+    ("node/src/memory.rs", "three settings of the allocator"),
     ("store/src/cut/simd.rs", "vector instructions chosen at run time"),
     ("store/src/tape/scsi/sg.rs", "the ioctl of SCSI commands"),
 ];

@@ -2,14 +2,17 @@
 //! protects the same bytes alone: the rate of all together, how evenly it is shared, and the
 //! memory the coordinator took. Fails where a goal is missed.
 
-use std::collections::BTreeMap;
+mod collect;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
+use crate::bench::cpu_seconds;
 use crate::kill::mib;
 use crate::sites::{Role, Sites, Way};
 use crate::stage::Stage;
@@ -22,8 +25,10 @@ const UNFAIR_MAX: f64 = 2.0;
 const NOISE: f64 = 0.9;
 /// Bytes of a file.
 const FILE_BYTES: usize = 256 << 10;
+/// Points of each workload that are kept.
+const KEPT: u32 = 1000;
 /// How often jobs are looked at.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(500);
 /// No job takes longer.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
@@ -36,21 +41,32 @@ pub(crate) struct Arguments {
     /// MiB that each of them protects
     #[arg(long, default_value_t = 32)]
     mib: usize,
+    /// What collecting costs them instead, in turns with and without
+    #[arg(long)]
+    collect: bool,
     #[command(flatten)]
     stage: Stage,
 }
 
+/// A workload's name, its agent and its tree.
+type Protected = (String, String, PathBuf);
+
 /// What one run showed.
 struct Seen {
-    /// From the first order to the last end.
+    /// From the first job's beginning to the last one's end.
     seconds: f64,
-    /// From its order to its end, of every job.
+    /// From its beginning to its end, of every job.
     each: Vec<f64>,
     coordinator_bytes: u64,
+    /// Processor seconds of the coordinator meanwhile.
+    coordinator_cpu: f64,
 }
 
 /// One alone, then all together.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.collect {
+        return collect::run(arguments);
+    }
     let exe = arguments.stage.exe()?;
     let place = arguments.stage.place()?;
     let dir = place.path();
@@ -61,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let total = (arguments.agents * arguments.mib) as f64 * f64::from(1 << 20);
     let alone = alone(&exe, &dir.join("alone"), &trees)?;
     println!("{:<22} {:>7.1} MB/s", "one agent", total / alone.seconds / 1e6);
-    println!("{:<22} {:>11}", "    coordinator peak", mib(alone.coordinator_bytes));
+    coordinator(&alone);
     let many = together(&exe, &dir.join("together"), &trees, arguments.agents)?;
     println!(
         "{:<22} {:>7.1} MB/s",
@@ -72,7 +88,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let fastest = many.each.iter().copied().fold(f64::INFINITY, f64::min);
     let rate = |seconds: f64| total / arguments.agents as f64 / seconds / 1e6;
     println!("{:<22} {:>7.2} to {:.2} MB/s each", "", rate(slowest), rate(fastest));
-    println!("{:<22} {:>11}", "    coordinator peak", mib(many.coordinator_bytes));
+    coordinator(&many);
     judge(&[
         ("aggregate against one agent", alone.seconds / many.seconds, NOISE, f64::INFINITY),
         ("fastest against slowest", slowest / fastest, 0.0, UNFAIR_MAX),
@@ -83,6 +99,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             1.0,
         ),
     ])
+}
+
+fn coordinator(seen: &Seen) {
+    let (peak, cpu) = (mib(seen.coordinator_bytes), seen.coordinator_cpu);
+    println!("{:<22} {peak:>11} peak, {cpu:.2} CPU s", "    coordinator");
 }
 
 fn judge(rows: &[(&str, f64, f64, f64)]) -> Result<()> {
@@ -101,8 +122,7 @@ fn judge(rows: &[(&str, f64, f64, f64)]) -> Result<()> {
 
 fn alone(exe: &Path, dir: &Path, trees: &Path) -> Result<Seen> {
     let mut sites = Sites::raise(exe, dir, trees, Way::Direct)?;
-    sites.apply(&policy(&[("all@host1".to_owned(), "host1".to_owned(), trees.to_owned())])?)?;
-    measure(&mut sites, &["all@host1".to_owned()])
+    measure(&mut sites, &[("all@host1".to_owned(), "host1".to_owned(), trees.to_owned())])
 }
 
 fn together(exe: &Path, dir: &Path, trees: &Path, agents: usize) -> Result<Seen> {
@@ -115,55 +135,46 @@ fn together(exe: &Path, dir: &Path, trees: &Path, agents: usize) -> Result<Seen>
     }
     // They, the first agent and the proxy.
     sites.connected(agents + 2)?;
-    sites.apply(&policy(&workloads)?)?;
-    let names: Vec<String> = workloads.into_iter().map(|(name, _, _)| name).collect();
-    measure(&mut sites, &names)
+    measure(&mut sites, &workloads)
 }
 
-/// Orders a point of each workload at the same time, and waits for all of them.
-fn measure(sites: &mut Sites, workloads: &[String]) -> Result<Seen> {
+/// Applies the policy, whose schedule orders a point of each workload at once, and waits for all
+/// of them. Times are the coordinator's own: no tool runs meanwhile but a look twice a second.
+fn measure(sites: &mut Sites, workloads: &[Protected]) -> Result<Seen> {
+    let cpu_before = cpu_seconds(sites.pid(Role::Coordinator)?)?;
+    sites.apply(&policy(workloads, KEPT)?)?;
     let began = Instant::now();
-    let ordered: Vec<Result<(String, f64)>> = thread::scope(|scope| {
-        let sites = &*sites;
-        let orders: Vec<_> = workloads
-            .iter()
-            .map(|workload| {
-                scope.spawn(move || {
-                    Ok((sites.protect_one(workload)?, began.elapsed().as_secs_f64()))
-                })
-            })
-            .collect();
-        let join = |order: thread::ScopedJoinHandle<'_, _>| {
-            order.join().unwrap_or_else(|_| bail!("an order panicked"))
-        };
-        orders.into_iter().map(join).collect()
-    });
-    let mut open: BTreeMap<String, f64> = ordered.into_iter().collect::<Result<_>>()?;
-    let mut each = Vec::new();
     let most = (workloads.len() + 1).to_string();
-    while !open.is_empty() {
+    let ended = loop {
         sites.check()?;
         if began.elapsed() > PATIENCE {
-            bail!("{} jobs did not end within {} s", open.len(), PATIENCE.as_secs());
+            bail!("the jobs did not end within {} s", PATIENCE.as_secs());
         }
         let rows = sites.ask(&["jobs", "list", "-n", &most])?;
-        let now = began.elapsed().as_secs_f64();
-        for row in rows.as_array().context("no list of jobs")? {
-            let id = row["id"].as_str().unwrap_or_default();
-            if row["ended"].is_null() {
-                continue;
-            }
-            if let Some(ordered) = open.remove(id) {
-                if row["state"] != "succeeded" {
-                    bail!("job {id} ended {}: {}", row["state"], row["detail"]);
-                }
-                each.push(now - ordered);
-            }
+        let rows = rows.as_array().context("no list of jobs")?.clone();
+        let over: Vec<Value> = rows.into_iter().filter(|row| !row["ended"].is_null()).collect();
+        if over.len() >= workloads.len() {
+            break over;
         }
         thread::sleep(LOOK);
+    };
+    let mut spans = Vec::new();
+    for row in &ended {
+        if row["state"] != "succeeded" {
+            bail!("job {} ended {}: {}", row["id"], row["state"], row["detail"]);
+        }
+        let moment = |key: &str| row[key].as_i64().with_context(|| format!("no {key}: {row}"));
+        spans.push((moment("created")?, moment("ended")?));
     }
-    let seconds = began.elapsed().as_secs_f64();
-    Ok(Seen { seconds, each, coordinator_bytes: sites.peak_bytes(Role::Coordinator)? })
+    let first = spans.iter().map(|span| span.0).min().unwrap_or_default();
+    let last = spans.iter().map(|span| span.1).max().unwrap_or_default();
+    let seconds = |from: i64, to: i64| (to - from) as f64 / 1e9;
+    Ok(Seen {
+        seconds: seconds(first, last),
+        each: spans.iter().map(|span| seconds(span.0, span.1)).collect(),
+        coordinator_bytes: sites.peak_bytes(Role::Coordinator)?,
+        coordinator_cpu: cpu_seconds(sites.pid(Role::Coordinator)?)? - cpu_before,
+    })
 }
 
 /// Files of bytes that nobody else has and nothing compresses.
@@ -178,10 +189,11 @@ fn make(dir: &Path, agent: usize, mib: usize) -> Result<()> {
     Ok(())
 }
 
-fn policy(workloads: &[(String, String, PathBuf)]) -> Result<String> {
-    let mut text = "[policy.alone]\ntimezone = \"UTC\"\nrequire = \"fuzzy\"\n\
-                    [policy.alone.primary]\nkeep = { newest = 1000 }\n"
-        .to_owned();
+fn policy(workloads: &[Protected], kept: u32) -> Result<String> {
+    let mut text = format!(
+        "[policy.alone]\nschedule = [\"every 24h\"]\ntimezone = \"UTC\"\nrequire = \"fuzzy\"\n\
+         [policy.alone.primary]\nkeep = {{ newest = {kept} }}\n"
+    );
     for (name, agent, path) in workloads {
         let path = path.to_str().context("a path that TOML cannot hold")?;
         writeln!(

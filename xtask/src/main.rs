@@ -10,6 +10,7 @@ mod directory;
 mod export;
 mod fuzz;
 mod kill;
+mod lab;
 mod lint;
 mod packages;
 mod parts;
@@ -45,6 +46,8 @@ enum Chore {
     Fuzz(fuzz::Arguments),
     /// Kill agent, coordinator and proxy at random moments, and see that nothing is lost
     Kill(kill::Arguments),
+    /// Two sites in containers: cut their link, kill every node, lose site A, then both
+    Lab(lab::Arguments),
     /// Check formatting, clippy and the documentation; a warning is an error
     Lint,
     /// Kill around a real cluster of PostgreSQL under load, and compare with other programs
@@ -65,6 +68,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Export(arguments) => export::run(&arguments),
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Kill(arguments) => kill::run(&arguments),
+        Chore::Lab(arguments) => lab::run(&arguments),
         Chore::Lint => lint::run(),
         Chore::Postgres(arguments) => postgres::run(&arguments),
         Chore::Scale(arguments) => scale::run(&arguments),

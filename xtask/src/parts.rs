@@ -40,6 +40,14 @@ impl Parts {
     }
 }
 
+/// Says how much room the checkout's disk has: a linker on a full one ends with a signal and
+/// names no reason.
+pub(crate) fn say_room() {
+    if let Ok(place) = rustix::fs::statvfs(root().as_path()) {
+        println!("    {} MiB free here", (place.f_bavail * place.f_frsize) >> 20);
+    }
+}
+
 /// The top of the checkout: the folder above this package.
 pub(crate) fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -23,6 +23,11 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
+    /// The build the tests are of, in a temporary directory.
+    pub(crate) const fn dev() -> Self {
+        Self { dir: None, exe: None, profile: Profile::Dev }
+    }
+
     /// The program.
     pub(crate) fn exe(&self) -> Result<PathBuf> {
         self.exe.clone().map_or_else(|| self.profile.build(), Ok)

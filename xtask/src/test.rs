@@ -3,17 +3,19 @@
 
 use anyhow::Result;
 
-use crate::parts::{Parts, cargo, must};
-use crate::{bench, fuzz, kill, packages, postgres, vm};
+use crate::parts::{Parts, cargo, must, say_room};
+use crate::{bench, fuzz, kill, lab, packages, postgres, vm};
 
 /// Runs everything; the first failure ends it.
 pub(crate) fn run() -> Result<()> {
     let mut parts = Parts::begin("test");
     parts.part("packages", packages::ensure)?;
     parts.part("build", || {
+        say_room();
         must(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))
     })?;
     parts.part("tests", || {
+        say_room();
         must(&mut cargo(&["test", "--locked", "--workspace", "--quiet", "--no-fail-fast"]))
     })?;
     parts.part("schedules", || {
@@ -27,6 +29,7 @@ pub(crate) fn run() -> Result<()> {
     parts.part("postgres slice", postgres::slice)?;
     parts.part("vm slice", vm::slice)?;
     parts.part("bench slice", bench::slice)?;
+    parts.part("lab", lab::slice)?;
     parts.finish();
     Ok(())
 }

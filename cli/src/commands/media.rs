@@ -1,6 +1,8 @@
 //! `media`: what cartridges there are and what lies on them; asked at a node, or read here from
 //! the cartridges themselves when no node is left.
 
+pub(crate) mod verify;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -37,6 +39,15 @@ enum MediaOrder {
         #[command(flatten)]
         opener: OpenerArgs,
     },
+    /// Read every block of cartridges and check every file, without any node or key
+    Verify {
+        /// The library: its directory, or iscsi://HOST/TARGET
+        #[arg(long, value_name = "LIBRARY")]
+        media: PathBuf,
+        /// These cartridges; all that are here if none is named
+        #[arg(value_name = "BARCODE")]
+        barcodes: Vec<String>,
+    },
 }
 
 impl MediaArgs {
@@ -54,6 +65,10 @@ impl MediaArgs {
                 let value: Vec<_> = points.iter().map(json).collect();
                 session.out.either(&value, |face| table(&points, face))?;
                 Ok(Ending::Done)
+            }
+            MediaOrder::Verify { media, barcodes } => {
+                let out = session.out.clone();
+                blocking(move || verify::run(&Shelf::open(&media)?, &barcodes, &out)).await
             }
         }
     }

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::transport::CONNECTION_WINDOW_BYTES;
 
 /// Bytes in flight one way of all peers that came in and move bulk.
-const NODE_WINDOW_BYTES: u32 = 64 << 20;
+const NODE_WINDOW_BYTES: u32 = 40 << 20;
+/// Bytes in flight of one that moves bulk, however many there are.
+const BUSY_WINDOW_BYTES_MIN: u32 = 512 << 10;
 /// Bytes in flight of one that does not: questions, answers and the news of a job.
 const QUIET_WINDOW_BYTES: u32 = 1 << 20;
 
@@ -95,7 +97,7 @@ fn share_out(busy: &HashMap<usize, Busy>) {
 /// What each of so many has.
 fn share(connections: usize) -> u32 {
     let connections = u32::try_from(connections.max(1)).unwrap_or(u32::MAX);
-    (NODE_WINDOW_BYTES / connections).clamp(QUIET_WINDOW_BYTES, CONNECTION_WINDOW_BYTES)
+    (NODE_WINDOW_BYTES / connections).clamp(BUSY_WINDOW_BYTES_MIN, CONNECTION_WINDOW_BYTES)
 }
 
 fn set(connection: &quinn::Connection, bytes: u32) {
@@ -109,9 +111,9 @@ mod tests {
 
     #[test]
     fn a_few_have_whole_windows_and_many_share_the_budget() {
-        assert_eq!([1, 4].map(share), [CONNECTION_WINDOW_BYTES; 2]);
+        assert_eq!([1, 2].map(share), [CONNECTION_WINDOW_BYTES; 2]);
         assert_eq!(share(50), NODE_WINDOW_BYTES / 50);
-        assert!((1..=64).all(|count| share(count) as usize * count <= NODE_WINDOW_BYTES as usize));
-        assert_eq!(share(1000), QUIET_WINDOW_BYTES);
+        assert!((1..=80).all(|count| share(count) as usize * count <= NODE_WINDOW_BYTES as usize));
+        assert_eq!(share(1000), BUSY_WINDOW_BYTES_MIN);
     }
 }
