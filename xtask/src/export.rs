@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
 
 /// Measures both.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    packages::ensure()?;
+    packages::ensure_machines()?;
     ensure!(arguments.rounds > 0, "no round is nothing to measure");
     let exe = arguments.stage.exe()?;
     let place = arguments.stage.place()?;
