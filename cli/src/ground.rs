@@ -121,9 +121,9 @@ impl Ground {
                 for path in paths {
                     let path = cleaned(path);
                     let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(&path);
-                    let short = human::name(name).to_string();
+                    let short = human::name(name);
                     let taken = chosen.iter().any(|known| known.name == short);
-                    let name = if taken { human::name(&path).to_string() } else { short };
+                    let name = if taken { human::name(&path) } else { short };
                     chosen.push(file(scene, name, path)?);
                 }
                 Ok(chosen)
@@ -153,7 +153,7 @@ fn cleaned(path: &Path) -> Vec<u8> {
 }
 
 fn file(scene: &Scene, name: String, path: Vec<u8>) -> Result<Chosen, Failure> {
-    let shown = human::name(&path).to_string();
+    let shown = human::name(&path);
     match scene.spot(&path)? {
         Spot::Other { entry, .. } if matches!(entry.node, Node::File { .. }) => {
             Ok(Chosen { name, path, entry })

@@ -1,7 +1,7 @@
 //! Images of a point over NBD to the clients people have: equal bytes, holes as holes, several
 //! connections; what is written, kept and lost; who is let in from another host.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 mod lab;
 mod served;

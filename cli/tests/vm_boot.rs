@@ -1,7 +1,7 @@
 //! A machine straight from its point: it answers with the data it had, is thrown away without a
 //! trace, or is kept and needs nobody any more once all of it was copied while it ran.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 mod lab;
 mod served;

@@ -167,9 +167,10 @@ struct Speaking {
 
 impl Speaking {
     fn begin(sites: &Sites, words: &[&str]) -> Result<Self> {
-        let mut child = sites.command(words).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let out = child.stdout.take().context("no standard output")?;
+        let mut command = sites.command(words);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let mut speaking = Self { child, said: Value::Null };
+        let out = speaking.child.stdout.take().context("no standard output")?;
         let mut line = String::new();
         BufReader::new(out).read_line(&mut line)?;
         speaking.said = serde_json::from_str(&line).context("the command ended early")?;

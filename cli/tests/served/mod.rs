@@ -37,7 +37,7 @@ impl Served {
 
     /// The next thing it says.
     pub(crate) fn next(&self, patience: Duration) -> Value {
-        self.lines.recv_timeout(patience).expect("the command says nothing")
+        self.lines.recv_timeout(patience).unwrap()
     }
 
     /// Where the export of this number is.
