@@ -21,9 +21,6 @@ use crate::vm::{CHECKS, WORKLOAD, policy};
 const PIECE_BYTES: usize = 1 << 20;
 /// How long a machine may write before it is protected.
 const WRITING: Duration = Duration::from_secs(5);
-/// Under this share of local speed something is wrong, whatever the host.
-const SHARE_MIN: f64 = 0.02;
-
 /// What the measurement may be told.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -56,11 +53,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let job = sites.protect()?;
     sites.finished(&job)?;
     println!("{} protected in {:.1} s", mib(arguments.image), began.elapsed().as_secs_f64());
-    let share = reads(arguments, &sites, &image, &dir.join("s"))?;
+    reads(arguments, &sites, &image, &dir.join("s"))?;
     if !arguments.no_boot {
         boots(arguments, &mut sites, dir)?;
     }
-    ensure!(share >= SHARE_MIN, "a read through NBD had {share:.3} of the local file's speed");
     Ok(())
 }
 
@@ -76,8 +72,8 @@ fn make(path: &Path, bytes: u64) -> Result<()> {
     Ok(file.sync_all()?)
 }
 
-/// The local file and the export in turns; how the one compares with the other.
-fn reads(arguments: &Arguments, sites: &Sites, image: &Path, socket: &Path) -> Result<f64> {
+/// The local file and the export in turns, and how the one compares with the other.
+fn reads(arguments: &Arguments, sites: &Sites, image: &Path, socket: &Path) -> Result<()> {
     let (mut here, mut there, mut converted) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..arguments.rounds {
         let local = format!("if={}", image.display());
@@ -94,16 +90,16 @@ fn reads(arguments: &Arguments, sites: &Sites, image: &Path, socket: &Path) -> R
     }
     let rate = |seconds: f64| arguments.image as f64 / seconds / 1e6;
     let (here, there, converted) = (median(here), median(there), median(converted));
-    let share = here / there;
     println!(
-        "local file {:.0} MB/s; through NBD by nbdcopy {:.0} MB/s ({share:.2} of it), by qemu-img \
-         {:.0} MB/s ({:.2})",
+        "local file {:.0} MB/s; through NBD by nbdcopy {:.0} MB/s ({:.3} of it), by qemu-img \
+         {:.0} MB/s ({:.3})",
         rate(here),
         rate(there),
+        here / there,
         rate(converted),
         here / converted
     );
-    Ok(share)
+    Ok(())
 }
 
 /// Seconds a command takes.

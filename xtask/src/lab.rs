@@ -57,9 +57,9 @@ pub(crate) fn slice() -> Result<()> {
 fn scenes(engine: Engine, stage: &Stage, keep: bool) -> Result<()> {
     let exe = stage.exe()?;
     let mut parts = Parts::begin("lab");
-    let mut lab = Lab::new(engine, &format!("srlab{}", std::process::id()), keep);
+    let lab = Lab::new(engine, &format!("srlab{}", std::process::id()), keep);
     parts.part("image", || base::build(&lab.engine, &exe))?;
-    parts.part("two sites from nothing", || two_sites(&mut lab))?;
+    parts.part("two sites from nothing", || two_sites(&lab))?;
     parts.part("back to the host it came from", || back_home(&lab))?;
     parts.part("the link is cut in the middle of a copy", || cut(&lab))?;
     parts.part("every node is killed at work", || kills(&lab))?;
@@ -71,7 +71,7 @@ fn scenes(engine: Engine, stage: &Stage, keep: bool) -> Result<()> {
 }
 
 /// Everything comes up from empty volumes, and the first point gets its copies by itself.
-fn two_sites(lab: &mut Lab) -> Result<()> {
+fn two_sites(lab: &Lab) -> Result<()> {
     lab.up()?;
     lab.wait("the first point and its copies", |lab| Ok(copied(&newest(lab)?)))
 }
