@@ -159,6 +159,15 @@ pub enum Writes {
     Thrown,
 }
 
+/// What carries out a machine's instructions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Accel {
+    /// The processor, where the kernel of this host lets it.
+    Kvm,
+    #[default]
+    Tcg,
+}
+
 /// What a machine is started with.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -166,6 +175,9 @@ pub struct Setup {
     pub boot: Boot,
     pub writes: Writes,
     pub memory_mib: u64,
+    pub accel: Accel,
+    /// More words for QEMU, which count where they differ from what is said before them.
+    pub more: Vec<String>,
 }
 
 /// A running machine; it ends with its value.
@@ -181,11 +193,15 @@ impl Machine {
     /// # Errors
     /// There is no QEMU, or it does not start.
     pub fn start(dir: &Path, setup: &Setup) -> Result<Self, LabError> {
-        let Setup { disks, boot, writes, memory_mib } = setup;
+        let Setup { disks, boot, writes, memory_mib, accel, more } = setup;
         std::fs::create_dir_all(dir).map_err(system(format!("{}", dir.display())))?;
         let mut machine = Command::new(QEMU);
         machine.args(["-name", "lab", "-uuid", "5c0b7f4e-0000-4000-8000-000000000001"]);
-        machine.args(["-accel", "tcg", "-cpu", "max", "-nodefaults", "-display", "none"]);
+        machine.args(match accel {
+            Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Accel::Tcg => ["-accel", "tcg", "-cpu", "max"],
+        });
+        machine.args(["-nodefaults", "-display", "none", "-nic", "none"]);
         machine.args(["-no-reboot", "-m", &memory_mib.to_string()]);
         match boot {
             Boot::Disk => {}
@@ -211,6 +227,7 @@ impl Machine {
         for name in ["qmp", "qmp2"] {
             machine.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket(name)));
         }
+        machine.args(more);
         let said = std::fs::File::create(dir.join("qemu.log")).map_err(system("the log"))?;
         machine.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
         let child = machine.spawn().map_err(|error| LabError::Program {
@@ -248,10 +265,7 @@ impl Machine {
     pub fn await_agent(&mut self, patience: Duration) -> Result<Guest, LabError> {
         let until = Instant::now() + patience;
         loop {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                let said = std::fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default();
-                return Err(LabError::Ended { status: status.to_string(), said });
-            }
+            self.runs()?;
             match Guest::connect(&self.guest_agent()) {
                 Ok(guest) => return Ok(guest),
                 Err(source) if Instant::now() > until => {
@@ -280,6 +294,20 @@ impl Machine {
         let begun = guest.command("guest-exec", &order(text, false));
         let told = |source| LabError::Agent { console: self.console(), source };
         begun.map(drop).map_err(told)
+    }
+
+    /// Whether it runs, and was not ended by its guest or somebody else.
+    ///
+    /// # Errors
+    /// It does not; what it said.
+    pub fn runs(&mut self) -> Result<(), LabError> {
+        match self.child.try_wait() {
+            Ok(Some(status)) => {
+                let said = std::fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default();
+                Err(LabError::Ended { status: status.to_string(), said })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The machine's process.

@@ -4,6 +4,7 @@ mod diff;
 mod directory;
 mod dump;
 mod enrol;
+mod export;
 mod find;
 mod init;
 mod jobs;
@@ -26,8 +27,6 @@ mod try_it;
 mod verify;
 mod vm;
 
-pub(crate) use restore::copy_site;
-
 use clap::{CommandFactory, Subcommand};
 use strongroom_protocol::admin::{Pinned, Request};
 
@@ -36,6 +35,7 @@ use crate::failure::{Ending, Failure};
 use crate::session::Session;
 
 pub(crate) use postgres::{BROKEN_OFF, WAL_FETCH};
+pub(crate) use restore::{CopyArgs, copy_site};
 
 /// Everything the tool can do.
 #[derive(Subcommand, Debug)]
@@ -70,6 +70,7 @@ pub(crate) enum Command {
     Diff(diff::DiffArgs),
     Directory(directory::DirectoryArgs),
     Dump(dump::DumpArgs),
+    Export(export::ExportArgs),
     Mount(mount::MountArgs),
     #[command(hide = true)]
     MountGuard(mount::GuardArgs),
@@ -116,6 +117,7 @@ impl Command {
             Self::Diff(args) => args.run(session).await,
             Self::Directory(args) => args.run(session).await,
             Self::Dump(args) => args.run(session).await,
+            Self::Export(args) => args.run(session).await,
             Self::Mount(args) => args.run(session).await,
             Self::MountGuard(args) => args.run(),
             Self::Restore(args) => args.run(session).await,

@@ -3,13 +3,17 @@
 //! own file under `commands`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
+mod booting;
 mod commands;
 mod enrol;
+mod exporting;
 mod failure;
+mod ground;
 mod human;
 mod keyring;
 mod lab;
 mod lasting;
+mod lease;
 mod lending;
 mod live;
 mod mariadb;
@@ -27,6 +31,7 @@ mod session;
 mod setup;
 mod shelf;
 mod show;
+mod steady;
 mod tar;
 mod vault;
 

@@ -2,6 +2,7 @@
 //! "no panic" is what the parser promises: limits kept, and what was accepted encodes again.
 //! Shared by `tests/fuzz` (cargo-fuzz) and `tests/tests/fuzz_slice.rs` (stable toolchain).
 
+mod export;
 mod medium;
 mod rest;
 mod trust;
@@ -12,6 +13,7 @@ use strongroom_protocol::frame::{
 };
 use strongroom_protocol::{Identity, NodeName, PackId, PointId};
 
+pub use export::{export, overlay};
 pub use medium::medium;
 pub use rest::{config, manifest, pack, parcel, plaintext, record};
 pub use trust::{der, token, typed};
@@ -34,11 +36,13 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "config", run: config, seeds: rest::config_seeds },
     Target { name: "der", run: der, seeds: trust::der_seeds },
+    Target { name: "export", run: export, seeds: export::export_seeds },
     Target { name: "frame", run: frame, seeds },
     Target { name: "manifest", run: manifest, seeds: rest::manifest_seeds },
     Target { name: "medium", run: medium, seeds: medium::medium_seeds },
     Target { name: "message", run: message, seeds },
     Target { name: "names", run: names, seeds: Vec::new },
+    Target { name: "overlay", run: overlay, seeds: export::overlay_seeds },
     Target { name: "pack", run: pack, seeds: rest::pack_seeds },
     Target { name: "parcel", run: parcel, seeds: rest::parcel_seeds },
     Target { name: "plaintext", run: plaintext, seeds: rest::plaintext_seeds },

@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agent", &["protocol", "certs", "store", "node"]),
     ("coordinator", &["protocol", "certs", "store", "node"]),
     ("proxy", &["protocol", "certs", "store", "node"]),
-    ("present", &["protocol", "store"]),
+    ("present", &["protocol", "certs", "store"]),
 ];
 
 /// The only folders that know QUIC.

@@ -7,6 +7,7 @@
 mod agents;
 mod bench;
 mod directory;
+mod export;
 mod fuzz;
 mod kill;
 mod lab;
@@ -40,6 +41,8 @@ enum Chore {
     Bench(bench::Arguments),
     /// Lose a quarter of a domain of 20,000 users, and restore it from each copy
     Directory(directory::Arguments),
+    /// Read an image through NBD beside a local file, and boot a machine from its point
+    Export(export::Arguments),
     /// Feed mutated bytes to every parser of outside bytes, on the stable toolchain
     Fuzz(fuzz::Arguments),
     /// Kill agent, coordinator and proxy at random moments, and see that nothing is lost
@@ -65,6 +68,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Agents(arguments) => agents::run(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Directory(arguments) => directory::run(&arguments),
+        Chore::Export(arguments) => export::run(&arguments),
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Kill(arguments) => kill::run(&arguments),
         Chore::Lab(arguments) => lab::run(&arguments),

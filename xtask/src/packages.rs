@@ -25,6 +25,7 @@ const GUEST: &[Wanted] = &[
     Wanted { program: "cpio", package: "cpio", why: "a guest in memory" },
     Wanted { program: "depmod", package: "kmod", why: "the modules of a guest's kernel" },
     Wanted { program: "mke2fs", package: "e2fsprogs", why: "the disks of a guest" },
+    Wanted { program: "nbdcopy", package: "libnbd-bin", why: "a second client of block devices" },
 ];
 /// All of QEMU in one version: one that is partly there would lose what it has.
 const QEMU: &[Wanted] = &[
@@ -68,8 +69,15 @@ const SYSTEM_FOLDERS: &[&str] = &["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 /// Installs what is missing; afterwards every program is there or the run has failed.
 pub(crate) fn ensure() -> Result<()> {
-    let plain: Vec<&Wanted> = WANTED.iter().chain(GUEST).collect();
+    let plain: Vec<&Wanted> = WANTED.iter().collect();
     bring(&plain, &[], &[])?;
+    ensure_machines()
+}
+
+/// Installs what machines need, and clients of their disks.
+pub(crate) fn ensure_machines() -> Result<()> {
+    let guest: Vec<&Wanted> = GUEST.iter().collect();
+    bring(&guest, &[], &[])?;
     let qemu: Vec<&Wanted> = QEMU.iter().collect();
     if qemu.iter().any(|wanted| !present(wanted.program)) {
         let apt = backports::Apt::make()?;

@@ -2,7 +2,7 @@
 //! again and again by real processes; every point boots and its database is checked. Then the
 //! agent is killed while the guest is frozen: the guest must write again within ten seconds.
 
-mod guest;
+pub(crate) mod guest;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -17,7 +17,7 @@ use crate::random::Random;
 use crate::sites::{Profile, Role, Sites, Way};
 use guest::Guest;
 
-const WORKLOAD: &str = "lab-vm@host1";
+pub(crate) const WORKLOAD: &str = "lab-vm@host1";
 /// A guest that does not write for so long is held up.
 const WRITES_WITHIN: Duration = Duration::from_secs(10);
 /// A freeze is looked for this long after a protect was ordered.
@@ -27,7 +27,7 @@ const HUNDREDTHS_MAX: u64 = 120;
 /// Kills are spread over so much of the freeze, in ms.
 const SPREAD_MS: u64 = 80;
 /// What must hold in a guest that was restored.
-const CHECKS: [&str; 2] = [
+pub(crate) const CHECKS: [&str; 2] = [
     "[ \"$(sqlite3 /mnt/vda/db 'pragma integrity_check')\" = ok ]",
     "[ \"$(sqlite3 /mnt/vda/db 'select count(*) = max(n) from t')\" = 1 ]",
 ];
@@ -240,7 +240,7 @@ impl Campaign {
     }
 }
 
-fn policy(guest: &Guest) -> Result<String> {
+pub(crate) fn policy(guest: &Guest) -> Result<String> {
     let text = |path: PathBuf| path.to_str().map(str::to_owned).context("a path TOML cannot hold");
     Ok(format!(
         r#"[policy.standard]

@@ -19,7 +19,7 @@ use strongroom_agent::holder::{HOLDER_WORD, Order};
 use strongroom_agent::quiesce::{Consistency, Evidence};
 use strongroom_agent::restore::{RestoreOptions, Restorer};
 use strongroom_agent::vmlab::{
-    Boot, Kernel, LabDisk, MEMORY_MIB, Machine, Setup, Writes, convert, ext4,
+    Accel, Boot, Kernel, LabDisk, MEMORY_MIB, Machine, Setup, Writes, convert, ext4,
 };
 use strongroom_agent::workload::Workload as _;
 use strongroom_agent::workload::files::{Committed, Progress, Protected};
@@ -100,7 +100,9 @@ impl Lab {
     fn boot(&mut self) {
         let place = self.dir.path().join("machine");
         let (disks, boot) = (self.disks.clone(), self.boot.clone());
-        let setup = Setup { disks, boot, writes: Writes::Kept, memory_mib: MEMORY_MIB };
+        let (writes, accel) = (Writes::Kept, Accel::Tcg);
+        let more = Vec::new();
+        let setup = Setup { disks, boot, writes, memory_mib: MEMORY_MIB, accel, more };
         let mut machine = Machine::start(&place, &setup).unwrap();
         machine.await_agent(BOOT).unwrap();
         self.machine = Some(machine);

@@ -19,18 +19,18 @@ use crate::session::{Session, unexpected};
 
 // A doc comment here would stand as what the command is for, in each that is made of it.
 #[derive(Args, Debug)]
-pub(super) struct CopyArgs {
+pub(crate) struct CopyArgs {
     /// Which copy: primary, secondary, or a site
     #[arg(long, value_name = "COPY", conflicts_with = "media")]
-    pub(super) from: Option<String>,
+    pub(crate) from: Option<String>,
     /// Straight from the cartridges in this library's directory, without any node
     #[arg(long, value_name = "DIR")]
-    pub(super) media: Option<PathBuf>,
+    pub(crate) media: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) opener: OpenerArgs,
+    pub(crate) opener: OpenerArgs,
     /// With --media: where packs from the cartridges are put meanwhile
     #[arg(long, value_name = "DIR", requires = "media")]
-    pub(super) staging: Option<PathBuf>,
+    pub(crate) staging: Option<PathBuf>,
 }
 
 /// Restore a point, or a path in it

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use strongroom_agent::vmlab::{
-    Boot, Kernel, LabDisk, MEMORY_MIB, Machine, Setup, Writes, convert, ext4,
+    Accel, Boot, Kernel, LabDisk, MEMORY_MIB, Machine, Setup, Writes, convert, ext4,
 };
 
 use super::rows::{Row, table};
@@ -93,7 +93,8 @@ fn start(dir: &Path, kernel_dir: &Path) -> anyhow::Result<(Machine, PathBuf)> {
     let image = LabDisk { path: disk.clone(), format: "qcow2".into(), name: DISK.into() };
     let boot = Boot::Kernel { image: kernel.image, initrd, words: String::new() };
     let (disks, writes) = (vec![image], Writes::Kept);
-    let setup = Setup { disks, boot, writes, memory_mib: MEMORY_MIB };
+    let (accel, more) = (Accel::Tcg, Vec::new());
+    let setup = Setup { disks, boot, writes, memory_mib: MEMORY_MIB, accel, more };
     let mut machine = Machine::start(&place, &setup)?;
     machine.await_agent(BOOT)?;
     Ok((machine, disk))

@@ -116,10 +116,15 @@ impl Sites {
 
     /// Runs the program as the operator.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// The program as the operator runs it.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
         command.arg("--home").arg(self.dir.join("operator")).args(arguments);
         command.env("STRONGROOM_PASSPHRASE", PASSPHRASE).stdin(Stdio::null());
-        command.output().unwrap()
+        command
     }
 
     /// Runs a command that must succeed.

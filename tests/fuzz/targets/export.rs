@@ -1,0 +1,7 @@
+//! What a client of a block device may send. The body is shared with the stable slice.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let _ = strongroom_tests::fuzzing::export(bytes);
+});
