@@ -59,11 +59,11 @@ impl Windows {
         if one.streams == 0 {
             let ended = busy.remove(&id);
             share_out(&busy);
-            // Its own end may want the lock no more than this does.
-            drop(busy);
-            if let Some(ended) = ended {
+            if let Some(ended) = &ended {
                 set(&ended.connection, QUIET_WINDOW_BYTES);
             }
+            // Its own end may want the lock no more than this does.
+            drop(busy);
         }
     }
 }

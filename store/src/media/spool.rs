@@ -45,7 +45,8 @@ struct State {
     next: u64,
     /// Everything before this is not asked for any more, but by going back.
     drained: u64,
-    ready: BTreeMap<u64, Result<Bytes, RepoError>>,
+    /// What was read; nothing where a reader came to grief over it.
+    ready: BTreeMap<u64, Option<Result<Bytes, RepoError>>>,
     ended: bool,
     /// How long the drive's side waited for a piece.
     waited: Duration,
@@ -58,6 +59,24 @@ impl Drop for End<'_, '_> {
     fn drop(&mut self) {
         self.0.lock().ended = true;
         self.0.changed.notify_all();
+    }
+}
+
+/// A piece being read: whatever becomes of its reader, who waits for it hears of it.
+struct Claimed<'s, 'a> {
+    spool: &'s Spool<'a>,
+    piece: u64,
+    read: Option<Result<Bytes, RepoError>>,
+}
+
+impl Drop for Claimed<'_, '_> {
+    fn drop(&mut self) {
+        let mut state = self.spool.lock();
+        if self.piece >= state.drained {
+            state.ready.insert(self.piece, self.read.take());
+        }
+        drop(state);
+        self.spool.changed.notify_all();
     }
 }
 
@@ -109,13 +128,8 @@ impl<'a> Spool<'a> {
 
     fn read(&self) {
         while let Some(piece) = self.claim() {
-            let read = self.fetch(piece);
-            let mut state = self.lock();
-            if piece >= state.drained {
-                state.ready.insert(piece, read);
-            }
-            drop(state);
-            self.changed.notify_all();
+            let mut claimed = Claimed { spool: self, piece, read: None };
+            claimed.read = Some(self.fetch(piece));
         }
     }
 
@@ -164,7 +178,7 @@ impl<'a> Spool<'a> {
                 state.waited += began.elapsed();
                 drop(state);
                 self.changed.notify_all();
-                return Some(read);
+                return read;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
