@@ -18,6 +18,8 @@ pub(super) const RUN_BYTES: usize = 16;
 const BLOCK_BYTES_MIN: u32 = 4 << 10;
 /// Most blocks of an overlay: 32 MiB of bits in memory.
 pub(super) const BLOCKS_MAX: u64 = 1 << 28;
+/// Longest block, in bytes: so many of them are more than any file holds.
+const BLOCK_BYTES_MAX: u32 = 1 << 31;
 
 /// Why a map cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +53,8 @@ impl MapHead {
     /// Bytes of a block for an image of so many bytes.
     pub(super) fn block_bytes_for(bytes: u64) -> u32 {
         let mut block_bytes = BLOCK_BYTES_MIN;
-        while bytes.div_ceil(u64::from(block_bytes)) > BLOCKS_MAX {
-            block_bytes = block_bytes.saturating_mul(2);
+        while bytes.div_ceil(u64::from(block_bytes)) > BLOCKS_MAX && block_bytes < BLOCK_BYTES_MAX {
+            block_bytes *= 2;
         }
         block_bytes
     }
@@ -287,7 +289,7 @@ mod tests {
         assert_eq!(MapHead::block_bytes_for(1 << 30), 4096);
         assert_eq!(MapHead::block_bytes_for(1 << 40), 4096);
         assert_eq!(MapHead::block_bytes_for((1 << 40) + 1), 8192);
-        let large = i64::MAX as u64;
+        let large = BLOCKS_MAX * u64::from(BLOCK_BYTES_MAX);
         let head = MapHead { bytes: large, block_bytes: MapHead::block_bytes_for(large), ..head() };
         assert!(head.blocks() <= BLOCKS_MAX && MapHead::decode(&head.encode()) == Some(head));
     }
