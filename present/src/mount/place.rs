@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::mount::{MntFlags, umount2};
 
@@ -14,6 +15,8 @@ pub(super) const KIND: &str = "fuse.strongroom";
 const TABLE: &str = "/proc/self/mountinfo";
 /// The device every file system in user space needs.
 const DEVICE: &str = "/dev/fuse";
+/// Mounts and unmounts for users who are not root.
+const HELPER: &str = "fusermount3";
 /// How far the kernel reads ahead of who reads in order, in KiB: the longest request it makes.
 const READ_AHEAD_KIB: &str = "1024";
 /// File systems over one another that are cleared from one place.
@@ -26,8 +29,8 @@ pub enum PlaceError {
     /// Something of another kind is mounted there and does not answer.
     #[error("{} does not answer: a file system of kind {kind} is stale there", dir.display())]
     Foreign { dir: PathBuf, kind: String },
-    /// A point is mounted there.
-    #[error("{} is mounted at {} already", source_name, dir.display())]
+    /// A point, or something else, is mounted there.
+    #[error("{} is mounted at {} already; name a directory of its own", source_name, dir.display())]
     Mounted { dir: PathBuf, source_name: String },
     /// No device for file systems in user space.
     #[error("this host has no {DEVICE}")]
@@ -62,7 +65,8 @@ pub(super) fn prepare(dir: &Path) -> Result<PathBuf, PlaceError> {
             }
             Ok(_) => {
                 let dir = fs::canonicalize(dir).map_err(unusable)?;
-                return match mount_at(&dir).filter(|line| line.kind == KIND) {
+                // Also one of another kind: who lets go of a point might take it along.
+                return match mount_at(&dir) {
                     Some(line) => Err(PlaceError::Mounted { dir, source_name: line.source }),
                     None => Ok(dir),
                 };
@@ -86,7 +90,17 @@ fn clear(dir: &Path) -> Result<(), PlaceError> {
 
 /// Takes what is mounted at a path out of sight, whoever still uses it.
 fn detach(dir: &Path) -> io::Result<()> {
-    Ok(umount2(dir, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?)
+    match umount2(dir, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        // Who is not root mounted by this program, which lets them go by it too.
+        Err(nix::errno::Errno::EPERM) => {
+            let ended = Command::new(HELPER).args(["-u", "-z", "--"]).arg(dir).status()?;
+            match ended.success() {
+                true => Ok(()),
+                false => Err(io::Error::other(format!("{HELPER} ended with {ended}"))),
+            }
+        }
+        other => Ok(other?),
+    }
 }
 
 /// Takes the file system of this device away from a path, if it is still there.
