@@ -49,9 +49,22 @@ pub(super) fn run(shelf: &Shelf, barcodes: &[String], out: &Output) -> Result<En
     let all = read_all(shelf, barcodes, &mut |barcode| line.say(format!("reading {barcode}")))?;
     line.clear();
     out.either(&all, |face| table(&all, face))?;
+    let absent: Vec<String> = shelf
+        .media()
+        .into_iter()
+        .filter(|medium| barcodes.is_empty() && medium.health == Health::Absent)
+        .map(|medium| medium.barcode.to_string())
+        .collect();
+    if !absent.is_empty() {
+        out.remark(&format!("not here, and not read: {}", absent.join(" ")));
+    }
+    if all.is_empty() {
+        return Err(Failure::new("no cartridge was read: there is no written one here"));
+    }
     let bad = all.iter().filter(|one| !one.is_well()).count();
     match bad {
-        0 => Ok(Ending::Done),
+        0 if absent.is_empty() => Ok(Ending::Done),
+        0 => Ok(Ending::Gaps),
         _ => Err(Failure::new(format!("{bad} of {} cartridges are not whole", all.len())).hint(
             "what lies on another cartridge too is found there; `strongroom points` shows which \
              points another copy holds, and a point that is owed its aux copy is written again",

@@ -54,7 +54,13 @@ impl VmProveArgs {
         let exactly = meant.as_ref().map(|(_, point)| PointRef::Id(point.to_string()));
         let restore = restore(self.copy, exactly.unwrap_or(self.point), &to, Vec::new());
         if restore.run(&quiet).await? != Ending::Done {
-            return Err(Failure::new("the machine was not restored whole, and is not booted"));
+            let said = "the machine was not restored whole, and is not booted";
+            if let Some((reader, point)) = meant {
+                let proved = json!({ "checks": [], "why": said });
+                let tried = tried(&proved, point, began.elapsed());
+                tell(session, reader.as_ref(), self.record, tried).await;
+            }
+            return Err(Failure::new(said));
         }
         let restored = began.elapsed();
         let asking = self.ask.asking();
@@ -130,7 +136,11 @@ fn prove(dir: &Path, place: &Path, asking: Asking) -> Result<Value, Failure> {
         return Ok(json!({ "machine": name, "checks": [], "proved": false, "why": why }));
     }
     let booted = began.elapsed();
-    asking.ask(&mut machine, &about, booted)
+    // A guest that dies over a question did not answer it.
+    asking.ask(&mut machine, &about, booted).or_else(|failure| {
+        let (why, name) = (failure.to_string(), &about["machine"]["name"]);
+        Ok(json!({ "machine": name, "checks": [], "proved": false, "why": why }))
+    })
 }
 
 #[cfg(test)]
