@@ -5,7 +5,9 @@
 pub(crate) mod keeping;
 pub(crate) mod words;
 
-use std::path::{Path, PathBuf};
+use std::fs::Permissions;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,8 @@ use words::{Bus, Found, found_at};
 
 /// A socket's path is at most this long, in bytes; those in the directory have short names.
 const DIRECTORY_BYTES_MAX: usize = 90;
+/// What is on its disks is for whoever starts the machine alone.
+const PRIVATE: u32 = 0o700;
 /// How long a TPM may take to begin.
 const TPM_PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
@@ -48,7 +52,7 @@ impl BootDisk {
 }
 
 impl Place {
-    /// Makes the directories; each must be new, or empty.
+    /// Makes the directories; each must be new, or empty, and neither lie in the other.
     pub(crate) fn make(dir: &Path, keep: Option<&Path>) -> Result<Self, Failure> {
         let dir = std::path::absolute(dir)?;
         if dir.as_os_str().len() > DIRECTORY_BYTES_MAX {
@@ -56,12 +60,24 @@ impl Place {
             return Err(Failure::new(text).hint("name another directory with --dir"));
         }
         let keep = keep.map(std::path::absolute).transpose()?;
+        if let Some(keep) = &keep {
+            apart(&plain(&dir), &plain(keep))?;
+        }
         for made in std::iter::once(&dir).chain(&keep) {
-            std::fs::create_dir_all(made).doing(format!("cannot make {}", made.display()))?;
+            let mut builder = std::fs::DirBuilder::new();
+            let builder = builder.recursive(true).mode(PRIVATE);
+            builder.create(made).doing(format!("cannot make {}", made.display()))?;
             if std::fs::read_dir(made)?.next().is_some() {
                 let text = format!("{} is not empty", made.display());
                 return Err(Failure::new(text).hint("name a new directory"));
             }
+            // One that was there already may be open to others.
+            std::fs::set_permissions(made, Permissions::from_mode(PRIVATE))
+                .doing(format!("cannot make {} private", made.display()))?;
+        }
+        if let Some(keep) = &keep {
+            // Through links the one may lie in the other all the same.
+            apart(&dir.canonicalize()?, &keep.canonicalize()?)?;
         }
         let place = Self { dir, keep };
         std::fs::create_dir_all(place.kept_or(&place.dir).join("disks"))?;
@@ -107,6 +123,28 @@ impl Place {
         }
         Ok(())
     }
+}
+
+/// An absolute path without `..`, by its words alone.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => drop(plain.pop()),
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+/// What is kept must outlive what is thrown away.
+fn apart(dir: &Path, keep: &Path) -> Result<(), Failure> {
+    if !keep.starts_with(dir) && !dir.starts_with(keep) {
+        return Ok(());
+    }
+    let (dir, keep) = (dir.display(), keep.display());
+    let text = format!("{keep}, which is kept, and {dir}, which is not, lie in one another");
+    Err(Failure::usage(text).hint("name a directory beside that of --dir with --keep"))
 }
 
 /// Whether a machine stays.

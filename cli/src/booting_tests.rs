@@ -16,6 +16,15 @@ fn a_place_is_new_and_goes_but_for_what_is_kept() {
     assert!(place.image("vda").starts_with(&at));
     place.clear(Kept::Not).unwrap();
     assert!(!at.exists());
+    for (thrown, kept) in [("m", "m"), ("m", "x/../m/kept"), ("m/d", "m")] {
+        let refused = Place::make(&dir.path().join(thrown), Some(&dir.path().join(kept)));
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("lie in one another") && !at.exists(), "{refused}");
+    }
+    std::fs::create_dir(&at).unwrap();
+    std::fs::set_permissions(&at, Permissions::from_mode(0o755)).unwrap();
+    Place::make(&at, None).unwrap();
+    assert_eq!(at.metadata().unwrap().permissions().mode() & 0o777, PRIVATE);
     let long = dir.path().join("x".repeat(100));
     assert!(Place::make(&long, None).unwrap_err().to_string().contains("too long"));
 }

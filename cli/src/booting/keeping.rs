@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use strongroom_agent::vmlab::Machine;
 use strongroom_agent::workload::vm::qmp::Qmp;
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +14,8 @@ use crate::failure::Failure;
 
 /// How often QEMU is asked how far it is.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long a machine that was told to end may take to write what it still holds.
+const END_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Streams every disk into its image; blocking. How long it took, or none where it was told to
 /// stop before.
@@ -73,10 +76,14 @@ fn stands_alone(blocks: &Value, drive: &str) -> bool {
 
 /// Ends a machine whose images stay: what it wrote is in them before it goes. One that is gone
 /// already, or does not hear, is ended by who has it.
-pub(crate) fn quit(monitor: &Path) {
-    let quit = Qmp::connect(monitor).and_then(|mut qmp| qmp.command("quit", &Value::Null));
+pub(crate) fn quit(machine: &mut Machine) {
+    let quit = Qmp::connect(&machine.qmp()).and_then(|mut qmp| qmp.command("quit", &Value::Null));
     if let Err(error) = quit {
         tracing::debug!(%error, "the machine did not take the word to end");
+    }
+    let until = Instant::now() + END_PATIENCE;
+    while machine.runs().is_ok() && Instant::now() < until {
+        std::thread::sleep(LOOK);
     }
 }
 

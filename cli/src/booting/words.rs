@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// Options whose value is taken as it is.
 const AS_IT_IS: &[&str] = &["-smp", "-uuid", "-smbios", "-rtc", "-boot", "-global"];
+/// Keys of such values that name a file of the host.
+const FILE_KEYS: &[&str] = &["file", "path", "splash"];
 /// What a board may be told beside its name.
 const BOARD_KEYS: &[&str] = &["smm", "vmport", "hpet", "acpi", "usb", "q35-pcihost.mch"];
 /// Devices by which a disk may hang at a machine.
@@ -72,7 +74,7 @@ impl Found {
                 "-kernel" => found.beside().kernel = PathBuf::from(value),
                 "-initrd" => found.beside().initrd = Some(PathBuf::from(value)),
                 "-append" => found.beside().words.clone_from(value),
-                _ if AS_IT_IS.contains(&option.as_str()) => {
+                _ if AS_IT_IS.contains(&option.as_str()) && !names_a_file(value) => {
                     found.words.extend([option, value.clone()]);
                 }
                 _ => {}
@@ -135,6 +137,13 @@ impl Found {
     }
 }
 
+/// Whether a value has a file of this host read into the guest: a table of SMBIOS, a picture at
+/// the start, the ROM of a device.
+fn names_a_file(value: &str) -> bool {
+    let mut keys = value.split(',').filter_map(|pair| pair.split_once('='));
+    keys.any(|(key, _)| FILE_KEYS.contains(&key)) || value.contains("romfile")
+}
+
 /// `if=pflash,...,file=F`, as `-drive` has it; or the file alone.
 fn flash_drive(option: &str, value: &str) -> Option<Flash> {
     if option == "-pflash" {
@@ -195,10 +204,12 @@ fn json_fields(value: &serde_json::Value) -> Vec<(String, String)> {
     found
 }
 
-/// A file the words name: as the point keeps it, or as this host has it.
+/// A file the words name: as the point keeps it, or as this host has it. A link in the point
+/// could lead to anything here, and counts as nothing kept.
 pub(crate) fn found_at(file: &Path, config: &Path) -> Option<PathBuf> {
     let kept = config.join(file.file_name()?);
-    [kept, file.to_owned()].into_iter().find(|path| path.is_file())
+    let is_kept = kept.symlink_metadata().is_ok_and(|found| found.is_file());
+    if is_kept { Some(kept) } else { file.is_file().then(|| file.to_owned()) }
 }
 
 #[cfg(test)]
@@ -216,10 +227,14 @@ mod tests {
              -smp 4,sockets=1 -m 4G -netdev tap,id=n0 -device virtio-net-pci,netdev=n0 \
              -nic user -device vfio-pci,host=01:00.0 -qmp unix:/q,server=on -daemonize \
              -drive if=none,id=vda,file=/a.qcow2 -device scsi-hd,drive=vda,bus=s.0 \
-             -device virtio-blk-pci,drive=vdb,id=vdb -vnc :1 --uuid 7 -device vmgenid,guid=1-2",
+             -device virtio-blk-pci,drive=vdb,id=vdb -vnc :1 --uuid 7 -device vmgenid,guid=1-2 \
+             -smbios type=11,path=/x -smbios file=/x -smbios type=1,serial=7 \
+             -boot splash=/x -global virtio-blk-pci.romfile=/x",
         ));
-        let wanted =
-            words("-smp 4,sockets=1 -uuid 7 -device vmgenid,guid=auto -machine q35,smm=on");
+        let wanted = words(
+            "-smp 4,sockets=1 -uuid 7 -device vmgenid,guid=auto -smbios type=1,serial=7 \
+             -machine q35,smm=on",
+        );
         assert_eq!(found.words, wanted);
         assert_eq!(
             (found.bus_of("vda", "#block1"), found.bus_of("vdb", "x")),

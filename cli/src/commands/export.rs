@@ -48,7 +48,7 @@ pub(crate) struct ExportArgs {
     /// The home of the coordinator or proxy by whose certificate other hosts are served
     #[arg(long, value_name = "DIR")]
     identity: Option<PathBuf>,
-    /// A node that may connect from another host, beside operators; may be repeated
+    /// A node, of any site and role, that may connect from another host; may be repeated
     #[arg(long, value_name = "NODE", requires = "identity")]
     client: Vec<NodeName>,
 }
@@ -82,8 +82,11 @@ impl ExportArgs {
         begun(session, &server.place()?, &devices, until, watch.is_some())?;
         let tally = server.tally();
         let over = serve(session, server, until, watch.as_ref(), &stop).await;
+        // Held until the overlay's fate is settled: nobody else may have it before.
+        let held = devices.clone();
         let written = blocking(move || settle(&devices)).await?;
         let fate = self.fate(over)?;
+        drop(held);
         ended(session, over, &tally, &written, fate)?;
         drop(ground);
         let whole = tally.told().failures == 0;

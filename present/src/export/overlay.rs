@@ -2,10 +2,10 @@
 //! and a map of the blocks in it that count. Promises that what was flushed is there again after
 //! any end of the process; that two exports never write into one overlay.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError, RwLock};
@@ -73,6 +73,8 @@ struct Flushing {
     /// None while somebody flushes.
     map: Option<MapFile>,
     pending: Vec<Run>,
+    /// Bytes did not reach the disk; another try might succeed without them.
+    lost: bool,
 }
 
 /// An overlay of one image.
@@ -133,7 +135,7 @@ impl Overlay {
             head,
             bits: RwLock::new(bits),
             claims: Claims::default(),
-            flushing: Mutex::new(Flushing { map: Some(map), pending: Vec::new() }),
+            flushing: Mutex::new(Flushing { map: Some(map), pending: Vec::new(), lost: false }),
             flushed: Condvar::new(),
             written_bytes: AtomicU64::new(0),
         })
@@ -161,6 +163,12 @@ impl Overlay {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(OverlayError::InUse { path: path.to_owned() }),
             Err(error) => return Err(failed("locked", error.into())),
+        }
+        // Whoever had it may have removed it between opening and locking.
+        let held = file.metadata().map_err(|error| failed("read", error))?;
+        let same = |named: Metadata| (named.dev(), named.ino()) == (held.dev(), held.ino());
+        if !std::fs::metadata(path).is_ok_and(same) {
+            return Err(OverlayError::InUse { path: path.to_owned() });
         }
         if !mapped {
             let made = file.set_len(head.bytes).and_then(|()| file.sync_all());
@@ -290,10 +298,15 @@ impl Overlay {
     /// Makes everything written so far durable: the bytes, and then that they count.
     ///
     /// # Errors
-    /// The disk does not take it; it may be tried again.
+    /// The disk does not take it. Of the map it may be tried again; where it was the bytes, every
+    /// further try fails until the overlay is opened anew.
     pub fn flush(&self) -> Result<(), OverlayError> {
         let mut flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut map = loop {
+            if flushing.lost {
+                let source = io::Error::other("bytes were lost on their way to the disk before");
+                return Err(self.failed("made durable")(source));
+            }
             match flushing.map.take() {
                 Some(map) => break map,
                 None => {
@@ -304,6 +317,7 @@ impl Overlay {
         let runs = std::mem::take(&mut flushing.pending);
         drop(flushing);
         let synced = self.file.sync_data().map_err(self.failed("made durable"));
+        let lost = synced.is_err();
         let appended = synced.and_then(|()| match runs.is_empty() {
             true => Ok(()),
             false => map
@@ -315,7 +329,8 @@ impl Overlay {
             flushing.pending.extend(runs);
         }
         flushing.map = Some(map);
-        self.flushed.notify_one();
+        flushing.lost = lost;
+        self.flushed.notify_all();
         appended
     }
 
@@ -333,7 +348,7 @@ impl Overlay {
         &self.path
     }
 
-    /// Removes an overlay from the disk, whoever has it open.
+    /// Removes an overlay from the disk; who does so has it open, so that nobody else has.
     ///
     /// # Errors
     /// It cannot be removed.
@@ -360,4 +375,25 @@ fn differs(found: &MapHead, wanted: &MapHead) -> Option<String> {
     }
     let sizes = (found.bytes, found.block_bytes) != (wanted.bytes, wanted.block_bytes);
     sizes.then(|| format!("an image of {} bytes, not {}", found.bytes, wanted.bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_bytes_were_lost_no_flush_succeeds_until_it_is_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("overlay");
+        let head = Overlay::head(PointId::from_bytes([1; 16]), [2; 32], 8192, Timestamp(0));
+        let mut overlay = Overlay::open(&path, head.clone()).unwrap();
+        overlay.own(&(0..4096)).unwrap();
+        // What is no file cannot be synced.
+        let file = std::mem::replace(&mut overlay.file, File::open("/dev/null").unwrap());
+        overlay.flush().unwrap_err();
+        overlay.file = file;
+        overlay.flush().unwrap_err();
+        drop(overlay);
+        assert_eq!(Overlay::open(&path, head).unwrap().written().own_bytes, 0);
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
@@ -10,6 +11,7 @@ use strongroom_certs::{Admitted, admit};
 use strongroom_protocol::{Chain, NodeName, Role};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::device::Device;
@@ -19,6 +21,8 @@ use super::tally::Tally;
 
 /// Clients at once: several connections each of a few machines.
 const CLIENTS_MAX: usize = 64;
+/// How long clients may take over their last answers once the server is told to stop.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Why there is no export.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +40,8 @@ pub enum ExportError {
 #[derive(Clone, Debug)]
 pub struct Guarded {
     pub config: Arc<ServerConfig>,
-    /// Nodes that may connect beside operators.
+    /// Nodes that may connect beside operators, by name, whichever their site: on the worst day
+    /// a proxy serves nodes of the site that it has copies of.
     pub nodes: Vec<NodeName>,
 }
 
@@ -107,7 +112,8 @@ impl Server {
         Arc::clone(&self.shared.tally)
     }
 
-    /// Serves until it is told to stop; what is under way then is answered.
+    /// Serves until it is told to stop; what is under way then is answered to clients that take
+    /// it in time.
     pub async fn run(self) {
         let room = Arc::new(Semaphore::new(CLIENTS_MAX));
         let mut clients = JoinSet::new();
@@ -122,7 +128,7 @@ impl Server {
                 Err(error) => {
                     // Of that one client, or too many files are open: others will come.
                     tracing::warn!(%error, "a client of an export could not be taken");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             };
@@ -145,6 +151,13 @@ impl Server {
                 drop(seat);
             });
         }
-        while clients.join_next().await.is_some() {}
+        let gone = async { while clients.join_next().await.is_some() {} };
+        if timeout(FAREWELL, gone).await.is_err() {
+            tracing::warn!(
+                clients = clients.len(),
+                "clients of an export did not go, and were cut off"
+            );
+            clients.shutdown().await;
+        }
     }
 }

@@ -33,8 +33,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const ROOM_BYTES: u32 = 64 << 20;
 /// What a request takes of it at least: so many thousand requests are under way at most.
 const REQUEST_ROOM_BYTES: u32 = 32 << 10;
-/// Answers that wait to be sent; each holds its room.
-const ANSWERS_MAX: usize = 256;
+/// Answers that wait to be sent: as many as find room, so that none holds up who made it.
+const ANSWERS_MAX: usize = (ROOM_BYTES / REQUEST_ROOM_BYTES) as usize;
 /// Bytes read at once from a client that sends many small requests.
 const READ_BYTES: usize = 64 << 10;
 

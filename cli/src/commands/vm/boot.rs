@@ -78,10 +78,11 @@ impl VmBootArgs {
         let stop = CancellationToken::new();
         stop_on_signal(stop.clone());
         let place = Place::make(&self.dir, self.keep.as_deref())?;
-        let lived = self.live(session, &place, ordered, &stop).await;
-        let kept = lived.as_ref().map_or(Kept::Not, |(kept, _)| *kept);
+        // Whatever goes wrong later, a machine that was kept stays.
+        let mut kept = Kept::Not;
+        let lived = self.live(session, &place, (ordered, &stop), &mut kept).await;
         place.clear(kept)?;
-        lived.map(|(_, ending)| ending)
+        lived
     }
 
     /// From the order to the end of the machine.
@@ -89,9 +90,9 @@ impl VmBootArgs {
         self,
         session: &Session,
         place: &Place,
-        ordered: Instant,
-        stop: &CancellationToken,
-    ) -> Result<(Kept, Ending), Failure> {
+        (ordered, stop): (Instant, &CancellationToken),
+        kept: &mut Kept,
+    ) -> Result<Ending, Failure> {
         let unread = CancellationToken::new();
         let asking = self.ask.asking();
         let copy = (&self.copy, &self.point);
@@ -106,13 +107,13 @@ impl VmBootArgs {
         })
         .await?;
         tell(session, &running, &proved, &tally)?;
-        let monitor = running.machine.qmp();
         let mut keeping = JoinSet::new();
         if self.keep.is_some() {
-            let (monitor, disks, stop) = (monitor.clone(), running.disks.clone(), stop.clone());
+            let (monitor, disks) = (running.machine.qmp(), running.disks.clone());
+            let stop = stop.clone();
             keeping.spawn_blocking(move || keep(&monitor, &disks, &stop));
         }
-        let mut kept = Kept::Not;
+        let mut heard = Ok(());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -122,11 +123,14 @@ impl VmBootArgs {
                         None
                     });
                     if let (Some(took), Some(dir)) = (copied, &self.keep) {
-                        kept = Kept::Whole;
+                        *kept = Kept::Whole;
                         // Nothing is read from the point any more.
                         unread.cancel();
                         while serving.join_next().await.is_some() {}
-                        tell_kept(session, dir, took, &tally)?;
+                        heard = tell_kept(session, dir, took, &tally);
+                        if heard.is_err() {
+                            break;
+                        }
                     }
                 }
                 () = tokio::time::sleep(LOOK) => {
@@ -137,23 +141,29 @@ impl VmBootArgs {
                 }
             }
         }
-        blocking(move || {
-            if kept == Kept::Whole {
-                quit(&monitor);
-            }
-            drop(running);
-            Ok(())
-        })
-        .await?;
+        end(running, *kept).await?;
         unread.cancel();
         while serving.join_next().await.is_some() {}
         drop(ground);
-        if self.keep.is_some() && kept == Kept::Not {
+        heard?;
+        if self.keep.is_some() && *kept == Kept::Not {
             return Err(Failure::new("the machine ended before all of it was copied, and is gone"));
         }
         let passed = proved["proved"] == true;
-        Ok((kept, if passed { Ending::Done } else { Ending::Gaps }))
+        Ok(if passed { Ending::Done } else { Ending::Gaps })
     }
+}
+
+/// Ends a machine; one that is kept by its own hand.
+async fn end(mut running: Running, kept: Kept) -> Result<(), Failure> {
+    blocking(move || {
+        if kept == Kept::Whole {
+            quit(&mut running.machine);
+        }
+        drop(running);
+        Ok(())
+    })
+    .await
 }
 
 /// A machine, and what serves its disks.
