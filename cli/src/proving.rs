@@ -77,19 +77,20 @@ async fn ask(contact: &Contact, request: Request) -> Result<String, Failure> {
     }
 }
 
-/// The coordinator, or with it gone the proxy, which hands it over later.
+/// The coordinator, or with it gone the proxy, which hands it over later. What the coordinator
+/// refuses, the proxy is not asked to keep.
 async fn tell_somebody(session: &Session, request: Request) -> Result<String, Failure> {
-    let mut failure = None;
-    for role in ["primary", "secondary"] {
-        let told = async {
-            let site = copy_site(session, Some(role))?;
-            let contact = session.contact_at(site.as_ref()).await?;
-            ask(&contact, request.clone()).await
-        };
-        match told.await {
-            Ok(text) => return Ok(text),
-            Err(error) => drop(failure.get_or_insert(error)),
-        }
+    let failure = match reach(session, "primary").await {
+        Ok(contact) => return ask(&contact, request).await,
+        Err(failure) => failure,
+    };
+    match reach(session, "secondary").await {
+        Ok(contact) => ask(&contact, request).await,
+        Err(_) => Err(failure),
     }
-    Err(failure.unwrap_or_else(unexpected))
+}
+
+async fn reach(session: &Session, role: &str) -> Result<Contact, Failure> {
+    let site = copy_site(session, Some(role))?;
+    session.contact_at(site.as_ref()).await
 }

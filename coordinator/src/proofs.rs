@@ -1,6 +1,7 @@
 //! What operators say came of starting an application from a copy, at this site or at that of a
 //! proxy, into the ledger and the audit log. A start that failed makes its copy suspect and takes
-//! nothing away. Refuses proofs of copies that are not there, and levels that nobody tells.
+//! nothing away. Refuses proofs of copies that are not there or, named as cartridges,
+//! are none, and levels that nobody tells.
 
 use strongroom_protocol::control::{ProofNews, Showing, Shown, ToNode};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
@@ -22,9 +23,15 @@ pub(crate) fn told(
     showing: &Showing,
     by: &str,
 ) -> Result<String, Refusal> {
-    let copy = copy.unwrap_or_else(primary);
     let unavailable =
         |error: CatalogError| Refusal::new(RefusalKind::Unavailable, Chain(&error).to_string());
+    if let Some(named) = &copy
+        && is_on_media(site, point, named).map_err(unavailable)? == Some(false)
+    {
+        let text = format!("{named} is no copy on media by the policy of point {point}");
+        return Err(Refusal::new(RefusalKind::Invalid, text));
+    }
+    let copy = copy.unwrap_or_else(primary);
     let Some(level) = level_of(showing) else {
         let text = format!(
             "{:?} is no level that an operator proves: {} is",
@@ -72,10 +79,14 @@ fn take_over(site: &Site, proxy: &NodeName, news: &ProofNews) -> Result<bool, Ca
     // A proxy speaks for the copies that it holds, and for no others.
     let its = policy.copies.values().filter(|copy| copy.node == *proxy);
     let meant = its.filter(|copy| match &news.copy {
-        Some(named) => copy.name == *named,
+        Some(named) => copy.name == *named && matches!(copy.kind, CopyKind::Aux { .. }),
         None => matches!(copy.kind, CopyKind::SecondarySnap),
     });
     let copies: Vec<CopyName> = meant.map(|copy| copy.name.clone()).collect();
+    if copies.is_empty() {
+        let what = if news.copy.is_some() { "copy on media" } else { "secondary snap" };
+        ignore(site, proxy, news, &format!("it is no {what} at {proxy} by the policy in force"));
+    }
     let mut settled = true;
     for copy in copies {
         let row = row_of(site, news.point, &copy)?;
@@ -91,6 +102,23 @@ fn take_over(site: &Site, proxy: &NodeName, news: &ProofNews) -> Result<bool, Ca
         }
     }
     Ok(settled)
+}
+
+/// Says of a proof that it counts for nothing.
+fn ignore(site: &Site, proxy: &NodeName, news: &ProofNews, why: &str) {
+    let copy = news.copy.as_ref().map_or("the secondary snap", CopyName::as_str);
+    tracing::warn!(%proxy, point = %news.point, copy, why, "a proof does not count");
+    let subject = format!("{copy} of point {}", news.point);
+    site.record(&news.by.to_string(), "prove.ignored", &subject, why);
+}
+
+/// Whether a copy is on media by the policy in force; none of a point that is not known.
+fn is_on_media(site: &Site, point: PointId, copy: &CopyName) -> Result<Option<bool>, CatalogError> {
+    let Some(record) = site.catalog.point(point)? else { return Ok(None) };
+    let in_force = site.in_force();
+    let policy = in_force.declared.policy_of(&record.workload);
+    let kind = policy.and_then(|policy| policy.copies.get(copy)).map(|copy| &copy.kind);
+    Ok(Some(matches!(kind, Some(CopyKind::Aux { .. }))))
 }
 
 fn level_of(showing: &Showing) -> Option<ProofLevel> {

@@ -78,9 +78,8 @@ pub fn unmet(
         let mut points = there.remove(&workload.name).unwrap_or_default();
         points.sort_by_key(|point| (point.moment, point.point));
         let since = histories.get(&workload.name).map(|history| history.since);
-        let weak = weak(workload, policy, &points).map(Unmet::Weak);
-        let late = || late(workload, policy, &points, since, now).map(Unmet::Late);
-        found.extend(weak.or_else(late));
+        found.extend(weak(workload, policy, &points).map(Unmet::Weak));
+        found.extend(late(workload, policy, &points, since, now).map(Unmet::Late));
         found.extend(unproven(workload, policy, &points, now).into_iter().map(Unmet::Proof));
     }
     found
@@ -228,6 +227,9 @@ mod tests {
         for part in ["web@a owes consistency crash", "holds fuzzy: read live", "only on btrfs"] {
             assert!(said.contains(part), "{part}: {said}");
         }
+        // That it holds too little does not make up for one that never came.
+        let both = judged(&points, 8 * HOUR + 1);
+        assert!(matches!(both.as_slice(), [Unmet::Weak(_), Unmet::Late(_)]), "{both:?}");
         points.push(point(4, 4 * HOUR, Crash));
         assert_eq!(judged(&points, 4 * HOUR), []);
         // One that is nowhere any more shows nothing.

@@ -2,16 +2,16 @@
 //! a log. What each point holds is remembered in the operator's home, for a server asks for one
 //! file after another; what is remembered may be lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use strongroom_agent::workload::postgres::about::{self, About};
-use strongroom_protocol::WorkloadName;
-use strongroom_protocol::admin::PointRef;
+use strongroom_protocol::{PointId, WorkloadName};
 
-use super::origin::Origin;
+use super::origin::{Opened, Origin};
 use crate::failure::{Failure, While};
 use crate::scene::{Scene, Spot};
 use crate::session::{Session, blocking};
@@ -43,36 +43,47 @@ pub(crate) async fn fetch(
         return Err(Failure::new(format!("there is no point of {workload}"))
             .hint("`strongroom points` lists the points of every workload"));
     }
-    let known: Vec<String> = points.iter().map(id_of).collect();
+    let known: Vec<String> = points.iter().map(ToString::to_string).collect();
     index.retain(&known);
+    let learned = learn(session, origin, workload, (&points, &mut index)).await;
+    index.save();
+    learned?;
+    if let [one, other, ..] = index.systems().as_slice() {
+        return Err(Failure::new(format!(
+            "the points of {workload} hold the log of system {one} and of system {other}"
+        ))
+        .hint(
+            "restore those of the right one to a directory, and recover with `restore --wal DIR`",
+        ));
+    }
     // The newest has the fuller file of a name.
-    for (id, point) in known.iter().zip(&points).rev() {
-        let opened = match index.holds(id, name) {
-            Some(false) => continue,
-            _ => origin.open(session, point).await?,
-        };
-        let About::Log(log) = opened.about else {
+    let holds = |point: &&PointId| index.holds(&point.to_string(), name) == Some(true);
+    let Some(point) = points.iter().rev().find(holds) else { return Ok(Found::Nowhere) };
+    let Opened { scene, .. } = origin.open_known(session, *point).await?;
+    let (name, target) = (name.to_owned(), target.to_owned());
+    blocking(move || write(&scene, &name, &target)).await?;
+    Ok(Found::Written)
+}
+
+/// Asks the points of which nobody knows yet what they hold.
+async fn learn(
+    session: &Session,
+    origin: &Origin,
+    workload: &WorkloadName,
+    (points, index): (&[PointId], &mut Index),
+) -> Result<(), Failure> {
+    for point in points {
+        let id = point.to_string();
+        if index.points.contains_key(&id) {
+            continue;
+        }
+        let About::Log(log) = origin.open_known(session, *point).await?.about else {
             return Err(Failure::usage(format!("the points of {workload} are no log"))
                 .hint("name a workload whose mode is \"wal\""));
         };
-        let is_there = log.files.iter().any(|file| file == name);
-        index.learn(id, log.files);
-        if is_there {
-            index.save();
-            let (scene, name, target) = (opened.scene, name.to_owned(), target.to_owned());
-            blocking(move || write(&scene, &name, &target)).await?;
-            return Ok(Found::Written);
-        }
+        index.learn(&id, Held { system: log.system_identifier, files: log.files });
     }
-    index.save();
-    Ok(Found::Nowhere)
-}
-
-fn id_of(point: &PointRef) -> String {
-    match point {
-        PointRef::Id(id) => id.clone(),
-        PointRef::Latest(workload) => format!("latest:{workload}"),
-    }
+    Ok(())
 }
 
 fn write(scene: &Scene, name: &str, target: &Path) -> Result<(), Failure> {
@@ -94,11 +105,18 @@ fn write(scene: &Scene, name: &str, target: &Path) -> Result<(), Failure> {
     file.sync_all().doing(shown())
 }
 
-/// Which files each point holds, by the points' ids.
+/// What a point holds: which files, of the log of which system.
+#[derive(Debug, Serialize, Deserialize)]
+struct Held {
+    system: u64,
+    files: Vec<String>,
+}
+
+/// What each point holds, by the points' ids.
 #[derive(Debug)]
 struct Index {
     path: PathBuf,
-    points: BTreeMap<String, Vec<String>>,
+    points: BTreeMap<String, Held>,
     is_new: bool,
 }
 
@@ -116,11 +134,17 @@ impl Index {
 
     /// Whether a point holds a file; none where nobody knows.
     fn holds(&self, id: &str, name: &str) -> Option<bool> {
-        Some(self.points.get(id)?.iter().any(|file| file == name))
+        Some(self.points.get(id)?.files.iter().any(|file| file == name))
     }
 
-    fn learn(&mut self, id: &str, files: Vec<String>) {
-        self.is_new |= self.points.insert(id.to_owned(), files).is_none();
+    /// The systems whose logs they are, each once.
+    fn systems(&self) -> Vec<u64> {
+        let systems: BTreeSet<u64> = self.points.values().map(|held| held.system).collect();
+        systems.into_iter().collect()
+    }
+
+    fn learn(&mut self, id: &str, held: Held) {
+        self.is_new |= self.points.insert(id.to_owned(), held).is_none();
     }
 
     /// Remembers it; where that cannot be, the next call asks once more.
@@ -151,13 +175,15 @@ mod tests {
         let path = dir.path().join("cache/log.pg-log");
         let mut index = Index::load(path.clone());
         assert_eq!(index.holds("1", "a"), None);
-        index.learn("1", vec!["a".to_owned()]);
-        index.learn("2", vec!["b".to_owned()]);
+        let held = |system, file: &str| Held { system, files: vec![file.to_owned()] };
+        index.learn("1", held(7, "a"));
+        index.learn("2", held(8, "b"));
+        assert_eq!(index.systems(), [7, 8]);
         index.save();
         let mut index = Index::load(path.clone());
         assert_eq!((index.holds("1", "a"), index.holds("1", "b")), (Some(true), Some(false)));
         index.retain(&["2".to_owned()]);
-        assert_eq!(index.holds("1", "a"), None);
+        assert_eq!((index.holds("1", "a"), index.systems()), (None, vec![8]));
         fs::write(&path, "nonsense").unwrap();
         assert_eq!(Index::load(path).holds("2", "b"), None);
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use strongroom_agent::restore::Overwrite;
 use strongroom_agent::workload::postgres::about::{self, About};
-use strongroom_protocol::WorkloadName;
-use strongroom_protocol::admin::PointRef;
+use strongroom_protocol::admin::{PointRef, PointRow};
+use strongroom_protocol::{PointId, WorkloadName};
 use strongroom_store::keys::AgentKeys;
 
 use crate::failure::{Failure, While};
@@ -19,6 +19,9 @@ use crate::vault::Opener;
 
 /// What the description of a point may take.
 const ABOUT_BYTES_MAX: u64 = 4 << 20;
+/// How a coordinator calls the copy that it holds itself, and the states in which it is there.
+const PRIMARY_KIND: &str = "primary-snap";
+const THERE: &[&str] = &["present", "going", "suspect"];
 
 /// Where points are read from.
 pub(crate) enum Origin {
@@ -45,7 +48,7 @@ impl Origin {
         let (scene, keys, lacking) = match self {
             Self::Node(contact) => {
                 let id = resolve(contact, point).await?;
-                (open_remote(contact, id).await?, naming(contact, id).await?, Vec::new())
+                return self.open_known(session, id).await;
             }
             Self::Media { media, opener, staging } => {
                 let order = Order {
@@ -63,9 +66,22 @@ impl Origin {
                 (scene, keys, lacks(&brought))
             }
         };
-        let asked = scene.clone();
-        let about = blocking(move || read_about(&asked)).await?;
-        Ok(Opened { scene, keys, about, lacking })
+        described(scene, keys, lacking).await
+    }
+
+    /// The same of a point that is known to be there.
+    pub(crate) async fn open_known(
+        &self,
+        session: &Session,
+        id: PointId,
+    ) -> Result<Opened, Failure> {
+        match self {
+            Self::Node(contact) => {
+                let (scene, keys) = (open_remote(contact, id).await?, naming(contact, id).await?);
+                described(scene, keys, Vec::new()).await
+            }
+            Self::Media { .. } => Box::pin(self.open(session, &PointRef::Id(id.to_string()))).await,
+        }
     }
 
     /// The node that is read from, if any.
@@ -76,15 +92,13 @@ impl Origin {
         }
     }
 
-    /// The points of a workload, oldest first.
-    pub(crate) async fn points_of(
-        &self,
-        workload: &WorkloadName,
-    ) -> Result<Vec<PointRef>, Failure> {
+    /// The points of a workload that are there, oldest first.
+    pub(crate) async fn points_of(&self, workload: &WorkloadName) -> Result<Vec<PointId>, Failure> {
         let mut found: Vec<_> = match self {
             Self::Node(contact) => {
                 let rows = points(contact, Some(workload.clone())).await?;
-                rows.into_iter().map(|row| (row.moment, row.id)).collect()
+                let there = rows.into_iter().filter(is_there);
+                there.map(|row| (row.moment, row.id)).collect()
             }
             Self::Media { media, opener, .. } => {
                 let (media, opener, wanted) = (media.clone(), Arc::clone(opener), workload.clone());
@@ -100,7 +114,7 @@ impl Origin {
             }
         };
         found.sort();
-        Ok(found.into_iter().map(|(_, id)| PointRef::Id(id.to_string())).collect())
+        Ok(found.into_iter().map(|(_, id)| id).collect())
     }
 
     /// Removes what was brought from media.
@@ -113,6 +127,19 @@ impl Origin {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the node asked has a point: a coordinator lists also those whose primary copy is gone,
+/// a proxy only what it has, without copies.
+fn is_there(row: &PointRow) -> bool {
+    let own = row.copies.iter().find(|copy| copy.kind == PRIMARY_KIND);
+    row.copies.is_empty() || own.is_some_and(|copy| THERE.contains(&copy.state.as_str()))
+}
+
+async fn described(scene: Scene, keys: AgentKeys, lacking: Vec<String>) -> Result<Opened, Failure> {
+    let asked = scene.clone();
+    let about = blocking(move || read_about(&asked)).await?;
+    Ok(Opened { scene, keys, about, lacking })
 }
 
 /// A directory of its own for each point.

@@ -325,7 +325,7 @@ async fn chain(
     let mut chain = Vec::new();
     let mut reached = cluster.stop_lsn;
     for point in origin.points_of(workload).await? {
-        let opened = origin.open(session, &point).await?;
+        let opened = origin.open_known(session, point).await?;
         let About::Log(log) = opened.about else {
             return Err(Failure::usage(format!("the points of {workload} are no log"))
                 .hint("name a workload whose mode is \"wal\""));

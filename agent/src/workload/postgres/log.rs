@@ -22,6 +22,7 @@ use crate::workload::postgres::reach::{Kept, Reached};
 use crate::workload::postgres::session::{Server, lsn};
 use crate::workload::postgres::settings::{Cluster, Mode};
 use crate::workload::postgres::wal::{self, Stretch};
+use crate::workload::postgres::wire;
 use crate::workload::postgres::wire::follow::{self, Course};
 use crate::workload::postgres::{PgWorkload, data_of, fits, meta_like};
 use crate::workload::{Item, Workload};
@@ -89,7 +90,7 @@ impl Workload for PgLog {
     type Error = PgError;
 
     fn discover(&self) -> Result<Vec<Item>, PgError> {
-        let mut client = self.cluster.dial.connect()?;
+        let mut client = wire::connect(&self.cluster.dial)?;
         let server = self.cluster.dial.look(&mut client)?;
         fits(&self.cluster, &server, &mut client)?;
         let data = self.data(&server)?;
@@ -107,7 +108,7 @@ impl Workload for PgLog {
     }
 
     fn view(&self) -> Result<PgLogView, PgError> {
-        let mut client = self.cluster.dial.connect()?;
+        let mut client = wire::connect(&self.cluster.dial)?;
         let server = self.cluster.dial.look(&mut client)?;
         let data = self.data(&server)?;
         let slot = self.slot();
@@ -188,14 +189,20 @@ fn told_of(
     let most_mib: i64 = row.get(0);
     let kept = until.0.saturating_sub(from.0);
     let place = data.and_then(|data| rustix::fs::statvfs(data).ok());
-    let free = place.map_or(u64::MAX, |place| place.f_bavail * place.f_frsize);
+    let free = place.map(|place| place.f_bavail * place.f_frsize);
     let most = u64::try_from(most_mib).ok().map(|mib| mib << 20);
     let status = look(client, slot)?.map(|slot| slot.status).unwrap_or_default();
     Ok(alarms(slot, kept, most, free, &status))
 }
 
-/// Pure: what is to be told of a slot that keeps so much.
-fn alarms(slot: &str, kept: u64, most: Option<u64>, free: u64, status: &str) -> Vec<String> {
+/// Pure: what is to be told of a slot that keeps so much; what is free is not seen from afar.
+fn alarms(
+    slot: &str,
+    kept: u64,
+    most: Option<u64>,
+    free: Option<u64>,
+    status: &str,
+) -> Vec<String> {
     let mib = |bytes: u64| bytes >> 20;
     let mut told = Vec::new();
     if let Some(most) = most.filter(|most| kept > most / KEPT_PART_TOLD) {
@@ -206,11 +213,17 @@ fn alarms(slot: &str, kept: u64, most: Option<u64>, free: u64, status: &str) -> 
             mib(most)
         ));
     }
-    if kept > free / KEPT_PART_TOLD {
+    if let Some(free) = free.filter(|free| kept > free / KEPT_PART_TOLD) {
         told.push(format!(
             "slot {slot} kept {} MiB of log, and the disk of the server has {} MiB free",
             mib(kept),
             mib(free)
+        ));
+    }
+    if most.is_none() && free.is_none() {
+        told.push(format!(
+            "slot {slot} may keep log until the disk of the server is full, and how much is free \
+             there is not seen from here: max_slot_wal_keep_size is -1, let it have a limit"
         ));
     }
     if status == "unreserved" {
@@ -329,12 +342,16 @@ mod tests {
     #[test]
     fn a_slot_is_told_of_before_it_loses_anything() {
         let gib = 1 << 30;
-        assert_eq!(alarms("s", gib, None, 100 * gib, "reserved"), Vec::<String>::new());
-        assert_eq!(alarms("s", gib, Some(3 * gib), 100 * gib, "extended").len(), 0);
-        let told = alarms("s", gib + 1, Some(2 * gib), 100 * gib, "extended");
+        let free = Some(100 * gib);
+        assert_eq!(alarms("s", gib, None, free, "reserved"), Vec::<String>::new());
+        assert_eq!(alarms("s", gib, Some(3 * gib), free, "extended").len(), 0);
+        let told = alarms("s", gib + 1, Some(2 * gib), free, "extended");
         assert!(told[0].contains("max_slot_wal_keep_size"), "{told:?}");
-        let told = alarms("s", gib, None, gib, "unreserved");
+        let told = alarms("s", gib, None, Some(gib), "unreserved");
         assert!(told[0].contains("1024 MiB free"), "{told:?}");
         assert!(told[1].contains("next checkpoint"), "{told:?}");
+        assert_eq!(alarms("s", gib, Some(3 * gib), None, "reserved").len(), 0);
+        let told = alarms("s", gib, None, None, "reserved");
+        assert!(told[0].contains("max_slot_wal_keep_size is -1"), "{told:?}");
     }
 }

@@ -15,6 +15,8 @@ use crate::workload::postgres::lsn::Lsn;
 const BLOCKS_TOLD_MAX: usize = 8;
 /// Files named with their blocks.
 const FILES_TOLD_MAX: usize = 1000;
+/// Pages of a file that may be half written: a server seldom has more than a few under way.
+const TORN_MAX: usize = 4096;
 /// How often a page is read again, and how long between: a page under way is written by then.
 const TRIES_MAX: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -24,38 +26,10 @@ const FILE_BYTES: u64 = 1 << 30;
 const LANES: usize = 32;
 const PRIME: u32 = 16_777_619;
 const OFFSETS: [u32; LANES] = [
-    0x5B1F_36E9,
-    0xB852_5960,
-    0x02AB_50AA,
-    0x1DE6_6D2A,
-    0x79FF_467A,
-    0x9BB9_F8A3,
-    0x217E_7CD2,
-    0x83E1_3D2C,
-    0xF8D4_474F,
-    0xE39E_B970,
-    0x42C6_AE16,
-    0x9932_16FA,
-    0x7B09_3B5D,
-    0x98DA_FF3C,
-    0xF718_902A,
-    0x0B1C_9CDB,
-    0xE58F_764B,
-    0x1876_36BC,
-    0x5D7B_3BB1,
-    0xE73D_E7DE,
-    0x92BE_C979,
-    0xCCA6_C0B2,
-    0x304A_0979,
-    0x85AA_43D4,
-    0x7831_25BB,
-    0x6CA8_EAA2,
-    0xE407_EAC6,
-    0x4B5C_FC3E,
-    0x9FBF_8C76,
-    0x15CA_20BE,
-    0xF2CA_9FD3,
-    0x959B_D756,
+    0x5B1F36E9, 0xB8525960, 0x02AB50AA, 0x1DE66D2A, 0x79FF467A, 0x9BB9F8A3, 0x217E7CD2, 0x83E13D2C,
+    0xF8D4474F, 0xE39EB970, 0x42C6AE16, 0x993216FA, 0x7B093B5D, 0x98DAFF3C, 0xF718902A, 0x0B1C9CDB,
+    0xE58F764B, 0x187636BC, 0x5D7B3BB1, 0xE73DE7DE, 0x92BEC979, 0xCCA6C0B2, 0x304A0979, 0x85AA43D4,
+    0x783125BB, 0x6CA8EAA2, 0xE407EAC6, 0x4B5CFC3E, 0x9FBF8C76, 0x15CA20BE, 0xF2CA9FD3, 0x959BD756,
 ];
 
 /// The checksum of a page, as PostgreSQL computes it: block numbers count through the relation.
@@ -164,6 +138,7 @@ impl Pages {
             at: 0,
             corrupt: Vec::new(),
             count: 0,
+            torn: Vec::new(),
         })
     }
 }
@@ -188,6 +163,8 @@ pub struct Looking {
     at: u64,
     corrupt: Vec<u32>,
     count: u64,
+    /// Pages that are torn if the log reaches the place of their last change.
+    torn: Vec<(u32, Lsn)>,
 }
 
 impl Looking {
@@ -200,17 +177,38 @@ impl Looking {
         }
         let torn = match again {
             Again::File(file) => self.is_another(page, file),
-            Again::Since(start) => written_at(page) >= start,
+            Again::Since(start) if written_at(page) >= start && self.torn.len() < TORN_MAX => {
+                self.torn.push((whole, written_at(page)));
+                return;
+            }
+            Again::Since(_) => false,
         };
+        self.judge(whole, torn);
+    }
+
+    fn judge(&mut self, block: u32, torn: bool) {
         if torn {
             self.pages.findings.torn.fetch_add(1, Ordering::Relaxed);
             return;
         }
         self.pages.findings.corrupt.fetch_add(1, Ordering::Relaxed);
         self.count += 1;
-        if self.corrupt.len() < BLOCKS_TOLD_MAX {
-            self.corrupt.push(whole);
+        self.corrupt.push(block);
+        self.corrupt.sort_unstable();
+        self.corrupt.truncate(BLOCKS_TOLD_MAX);
+    }
+
+    /// Judges what may be half written, now that it is known where the log ends: no page was
+    /// changed after that, and what claims to have been is noise.
+    pub fn settle(&mut self, stop: Lsn) {
+        for (block, at) in std::mem::take(&mut self.torn) {
+            self.judge(block, at <= stop);
         }
+    }
+
+    /// Whether nothing waits for [`Looking::settle`].
+    pub fn is_settled(&self) -> bool {
+        self.torn.is_empty()
     }
 
     /// Whether a page is shorter by now, or another: it was being written, and the log mends it.
@@ -370,18 +368,24 @@ mod tests {
     }
 
     #[test]
-    fn a_page_written_since_the_backup_began_may_be_half_written() {
+    fn a_page_written_while_the_backup_went_on_may_be_half_written() {
         let pages = Pages { findings: Arc::default(), page_bytes: PAGE };
         let mut half = page(7, 0);
         half[..8].copy_from_slice(&[1, 0, 0, 0, 5, 0, 0, 0]);
         half[4096..].fill(9);
         assert_eq!(written_at(&half), Lsn(1 << 32 | 5));
-        let mut looking = pages.of(b"16384").unwrap();
-        looking.pass(0, &half, Again::Since(Lsn(1 << 32 | 5)));
-        assert_eq!(looking.outcome(), None);
-        let mut looking = pages.of(b"16384").unwrap();
-        looking.pass(0, &half, Again::Since(Lsn(1 << 32 | 6)));
-        assert_eq!(looking.outcome().unwrap(), "block 0 does not fit its checksum");
+        let outcome = |start, stop| {
+            let mut looking = pages.of(b"16384").unwrap();
+            looking.pass(0, &half, Again::Since(Lsn(start)));
+            looking.settle(Lsn(stop));
+            looking.outcome()
+        };
+        let corrupt = Some("block 0 does not fit its checksum".to_owned());
+        assert_eq!(outcome(1 << 32 | 5, 1 << 32 | 5), None);
+        assert_eq!(outcome(1 << 32 | 6, 1 << 32 | 7), corrupt);
         assert_eq!((pages.findings.torn(), pages.findings.corrupt()), (1, 1));
+        // Beyond the end of the log there is nothing that mends it.
+        assert_eq!(outcome(1 << 32, 1 << 32 | 4), corrupt);
+        assert_eq!((pages.findings.torn(), pages.findings.corrupt()), (1, 2));
     }
 }

@@ -100,6 +100,13 @@ impl Dial {
         format!("{}:{}", self.host, self.port)
     }
 
+    /// Whether others can listen to what is said on the way.
+    pub(super) fn is_overheard(&self) -> bool {
+        let is_loopback = self.host.parse().is_ok_and(|a: std::net::IpAddr| a.is_loopback());
+        let is_near = self.host.starts_with('/') || is_loopback;
+        self.reach == Reach::Anywhere(Tls::Off) && !is_near
+    }
+
     /// A session that nothing ends but the server or us.
     ///
     /// # Errors

@@ -68,7 +68,7 @@ pub struct PgWireView {
 impl PgWire {
     fn look(&self) -> Result<Server, PgError> {
         let dial = &self.cluster.dial;
-        let mut client = dial.connect()?;
+        let mut client = connect(dial)?;
         let server = dial.look(&mut client)?;
         if server.major < MAJOR_MIN {
             return Err(PgError::Old { place: dial.place(), version: server.version });
@@ -76,6 +76,18 @@ impl PgWire {
         fits(&self.cluster, &server, &mut client)?;
         Ok(server)
     }
+}
+
+/// The first session of a run. Where others can listen, the replication protocol gets in before
+/// it: that refuses to say a password which whoever listens could use, and the session would not.
+///
+/// # Errors
+/// Who refused, and the way out.
+pub(super) fn connect(dial: &Dial) -> Result<Client, PgError> {
+    if dial.is_overheard() {
+        drop(Talk::open(dial)?);
+    }
+    dial.connect()
 }
 
 /// Refuses a session of replication that is with another server than the sessions for questions.
@@ -167,11 +179,13 @@ impl Moment for PgWireView {
             label: String::new(),
             map: String::new(),
             control: None,
+            unsettled: Vec::new(),
             log: Vec::new(),
             owner: (0, 0),
         };
         let ended = self.stream(&mut gathering)?;
         self.is_whole(&gathering, &ended).map_err(failed)?;
+        gathering.settle(ended.stop);
         let corrupt = findings.corrupt();
         if corrupt > 0 {
             let files: Vec<String> = findings.files().into_keys().collect();

@@ -79,6 +79,8 @@ pub(super) struct Gathering<'run> {
     pub(super) label: String,
     pub(super) map: String,
     pub(super) control: Option<Control>,
+    /// Files of relations, by their paths, with pages that only the end of the log judges.
+    pub(super) unsettled: Vec<(String, Looking)>,
     /// Files of the log.
     pub(super) log: Vec<String>,
     /// Whom the files belong to.
@@ -143,10 +145,12 @@ impl Gathering<'_> {
             return Err(application(io::Error::new(io::ErrorKind::UnexpectedEof, why)));
         }
         let arrived = Arrived { bytes: head.size, checksum: passing.sum };
-        let found = passing.looking.and_then(Looking::outcome);
+        let looking = passing.looking;
         self.arrived.insert(path.to_owned(), arrived);
-        if let Some(what) = found {
-            self.composer.gap(Gap::new(path.as_bytes(), GapReason::Corrupt { what }));
+        match looking {
+            Some(looking) if looking.is_settled() => self.found(path, looking),
+            Some(looking) => self.unsettled.push((path.to_owned(), looking)),
+            None => {}
         }
         if path.starts_with("pg_wal/") && !path.starts_with("pg_wal/archive_status/") {
             let is_log =
@@ -157,6 +161,20 @@ impl Gathering<'_> {
             self.tree.file(path, entry);
         }
         Ok(())
+    }
+
+    /// Judges the pages that waited for the end of the log.
+    pub(super) fn settle(&mut self, stop: Lsn) {
+        for (path, mut looking) in std::mem::take(&mut self.unsettled) {
+            looking.settle(stop);
+            self.found(&path, looking);
+        }
+    }
+
+    fn found(&mut self, path: &str, looking: Looking) {
+        if let Some(what) = looking.outcome() {
+            self.composer.gap(Gap::new(path.as_bytes(), GapReason::Corrupt { what }));
+        }
     }
 
     /// Keeps what a file says.

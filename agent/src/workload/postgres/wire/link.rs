@@ -117,11 +117,6 @@ impl Link {
         Ok(Self { stream: BufReader::with_capacity(READ_BYTES, stream), place })
     }
 
-    /// Whether nobody in between can listen.
-    pub(super) fn is_sealed(&self) -> bool {
-        !matches!(self.stream.get_ref(), Stream::Tcp(_))
-    }
-
     /// Says something.
     ///
     /// # Errors

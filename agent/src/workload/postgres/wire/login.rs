@@ -1,5 +1,5 @@
 //! Getting in: the parameters of the replication protocol, and the password by SCRAM. A password
-//! in the clear is only said where nobody can listen.
+//! in the clear or by MD5 is only said where nobody can listen.
 
 use bytes::BytesMut;
 use postgres_protocol::authentication::md5_hash;
@@ -77,13 +77,13 @@ fn answer(
     let odd = |error: std::io::Error| link.odd(format!("a login that is none ({error})"));
     match kind {
         DONE => {}
+        CLEAR | MD5 if dial.is_overheard() => {
+            let how = if kind == CLEAR { "in the clear" } else { "by MD5" };
+            let what =
+                format!("it wants the password {how}; let scram-sha-256 stand in pg_hba.conf");
+            return Err(link.odd(what).into());
+        }
         CLEAR => {
-            let local = dial.host.parse().is_ok_and(|a: std::net::IpAddr| a.is_loopback());
-            if !link.is_sealed() && !local {
-                let what = "it wants the password in the clear; let scram-sha-256 stand in \
-                            pg_hba.conf";
-                return Err(link.odd(what).into());
-            }
             let password = dial.password.as_ref().ok_or_else(lacks)?;
             say(link, |bytes| frontend::password_message(password.as_bytes(), bytes))?;
         }
