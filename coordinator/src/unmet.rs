@@ -228,7 +228,7 @@ mod tests {
             assert!(said.contains(part), "{part}: {said}");
         }
         // That it holds too little does not make up for one that never came.
-        let both = judged(&points, 8 * HOUR + 1);
+        let both = judged(&points, 12 * HOUR + 1);
         assert!(matches!(both.as_slice(), [Unmet::Weak(_), Unmet::Late(_)]), "{both:?}");
         points.push(point(4, 4 * HOUR, Crash));
         assert_eq!(judged(&points, 4 * HOUR), []);
