@@ -126,6 +126,12 @@ fn alone(exe: &Path, dir: &Path, trees: &Path) -> Result<Seen> {
 }
 
 fn together(exe: &Path, dir: &Path, trees: &Path, agents: usize) -> Result<Seen> {
+    let (mut sites, workloads) = raise(exe, dir, trees, agents)?;
+    measure(&mut sites, &workloads)
+}
+
+/// Sites with many agents, connected, and a workload for each: a tree of its own below `trees`.
+fn raise(exe: &Path, dir: &Path, trees: &Path, agents: usize) -> Result<(Sites, Vec<Protected>)> {
     let mut sites = Sites::raise(exe, dir, trees, Way::Direct)?;
     let mut workloads = Vec::new();
     for agent in 0..agents {
@@ -135,7 +141,7 @@ fn together(exe: &Path, dir: &Path, trees: &Path, agents: usize) -> Result<Seen>
     }
     // They, the first agent and the proxy.
     sites.connected(agents + 2)?;
-    measure(&mut sites, &workloads)
+    Ok((sites, workloads))
 }
 
 /// Applies the policy, whose schedule orders a point of each workload at once, and waits for all

@@ -21,6 +21,7 @@ use data::Data;
 
 use peer::Peer;
 use table::Row;
+pub(crate) use table::median;
 
 pub(crate) use measure::{Cost, bytes_below, cpu_seconds, peak_bytes, run as measured};
 

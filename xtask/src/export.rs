@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::bench::median;
 use crate::kill::{mib, parse_bytes};
 use crate::packages::{self, kernel};
 use crate::parts::must;
@@ -107,11 +108,6 @@ fn timed(command: &mut Command) -> Result<f64> {
     let began = Instant::now();
     must(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
     Ok(began.elapsed().as_secs_f64())
-}
-
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// A machine that writes is protected and ended; its point boots, and is restored and booted.

@@ -1,7 +1,6 @@
 //! What collecting costs agents that write meanwhile: the same agents protect fresh bytes with
 //! and without a coordinator that marks and gives space back once a second, in turns.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -9,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::agents::{Arguments, Protected, judge, make, policy};
-use crate::sites::{Sites, Way};
+use crate::agents::{Arguments, Protected, judge, make, policy, raise};
+use crate::bench::median;
+use crate::sites::Sites;
 
 /// Rounds of each kind; before them one that is not counted.
 const ROUNDS: usize = 5;
@@ -26,7 +26,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let exe = arguments.stage.exe()?;
     let place = arguments.stage.place()?;
     let trees = place.path().join("trees");
-    let (mut sites, workloads) = raise(&exe, place.path(), &trees, arguments.agents)?;
+    std::fs::create_dir_all(&trees)?;
+    let sites = place.path().join("sites");
+    let (mut sites, workloads) = raise(&exe, &sites, &trees, arguments.agents)?;
     let mut seconds = [Vec::new(), Vec::new()];
     let mut collections = 0;
     for round in 0..=ROUNDS * 2 {
@@ -54,19 +56,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let [alone, under] = seconds.map(median);
     println!("{} agents: {alone:.2} s alone, {under:.2} s under collection", workloads.len());
     judge(&[("time under collection against time without", under / alone, 0.0, COST_MAX)])
-}
-
-fn raise(exe: &Path, dir: &Path, trees: &Path, agents: usize) -> Result<(Sites, Vec<Protected>)> {
-    std::fs::create_dir_all(trees)?;
-    let mut sites = Sites::raise(exe, &dir.join("sites"), trees, Way::Direct)?;
-    let mut workloads = Vec::new();
-    for agent in 0..agents {
-        let host = format!("many{agent:03}");
-        sites.add_agent(&host)?;
-        workloads.push((format!("tree@{host}"), host, trees.join(format!("{agent:03}"))));
-    }
-    sites.connected(agents + 2)?;
-    Ok((sites, workloads))
 }
 
 fn ended(sites: &Sites) -> Result<usize> {
@@ -115,9 +104,4 @@ fn protect_all(sites: &Sites, workloads: &[Protected]) -> Result<f64> {
         last = last.max(moment(&job, "ended")?);
     }
     Ok((last - first) as f64 / 1e9)
-}
-
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or_default()
 }

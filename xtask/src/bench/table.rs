@@ -98,7 +98,8 @@ fn parse(line: &str) -> Result<Row> {
     })
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle of some figures, or of the two in the middle; not a number where there are none.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.as_slice() {
