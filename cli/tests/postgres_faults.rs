@@ -8,7 +8,7 @@ mod lab;
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 
 use lab::cluster::{SUMS, Scene, holder, make_for, recovered, sessions, signal};
@@ -109,22 +109,7 @@ fn what_is_not_the_right_server_is_refused_by_name() {
 #[test]
 fn a_corrupt_page_is_named_and_the_point_claims_no_consistency_of_the_application() {
     let scene = Scene::set(15_482);
-    let ask = |question: &str| scene.cluster.ask(question).unwrap();
-    ask("CREATE TABLE hurt AS SELECT g FROM generate_series(1, 5000) g");
-    ask("CHECKPOINT");
-    let path = scene.cluster.data.join(ask("SELECT pg_relation_filepath('hurt')"));
-    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
-    file.write_all_at(b"rot", 8192 * 3 + 4000).unwrap();
-    let job = scene.sites.ended(&scene.sites.order("db"));
-    assert_eq!(job["progress"]["gaps"], 1, "{job}");
-    let point = scene.sites.points("db").remove(0);
-    assert_eq!(point["consistency"], "crash", "{point}");
-    let why = scene.sites.text(&["why", "latest:db"]);
-    let name = path.file_name().unwrap().to_str().unwrap();
-    assert!(
-        why.contains(&format!("/{name}: unreadable block 3 does not fit its checksum")),
-        "{why}"
-    );
+    scene.rots_and_is_told();
     // Also the next time, when the file has not changed.
     let job = scene.sites.ended(&scene.sites.order("db"));
     assert_eq!(job["progress"]["gaps"], 1, "{job}");

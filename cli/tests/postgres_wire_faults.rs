@@ -7,7 +7,6 @@
 mod lab;
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
 
 use lab::cluster::{SUMS, Scene, make_for, recovered, signal};
 use lab::network::{is_streamed, slots};
@@ -69,19 +68,7 @@ fn a_server_that_is_not_believed_or_lets_nobody_in_is_named() {
     assert_eq!(slots(&scene.cluster), "0|0");
 
     // A page that rotted: kept as it is, named, and the point claims less.
-    ask("CREATE TABLE hurt AS SELECT g FROM generate_series(1, 5000) g");
-    ask("CHECKPOINT");
-    let path = scene.cluster.data.join(ask("SELECT pg_relation_filepath('hurt')"));
-    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
-    file.write_all_at(b"rot", 8192 * 3 + 4000).unwrap();
-    let job = scene.sites.ended(&scene.sites.order("db"));
-    assert_eq!(job["progress"]["gaps"], 1, "{job}");
-    let point = scene.sites.points("db").remove(0);
-    assert_eq!(point["consistency"], "crash", "{point}");
-    let why = scene.sites.text(&["why", "latest:db"]);
-    let name = path.file_name().unwrap().to_str().unwrap();
-    let said = format!("/{name}: unreadable block 3 does not fit its checksum");
-    assert!(why.contains(&said), "{why}");
+    scene.rots_and_is_told();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A real server with load, and the two sites that protect it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -92,6 +92,24 @@ mode = "wal"
         let words = ["pgbench", "-n", "-c", "4", "-T", &seconds, "postgres"];
         let mut command = self.cluster.client(&words);
         Load(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// Lets a page of a table rot: the next point keeps it as it is, names it, and claims less.
+    pub(crate) fn rots_and_is_told(&self) {
+        let ask = |question: &str| self.cluster.ask(question).unwrap();
+        ask("CREATE TABLE hurt AS SELECT g FROM generate_series(1, 5000) g");
+        ask("CHECKPOINT");
+        let path = self.cluster.data.join(ask("SELECT pg_relation_filepath('hurt')"));
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(b"rot", 8192 * 3 + 4000).unwrap();
+        let job = self.sites.ended(&self.sites.order("db"));
+        assert_eq!(job["progress"]["gaps"], 1, "{job}");
+        let point = self.sites.points("db").remove(0);
+        assert_eq!(point["consistency"], "crash", "{point}");
+        let why = self.sites.text(&["why", "latest:db"]);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let said = format!("/{name}: unreadable block 3 does not fit its checksum");
+        assert!(why.contains(&said), "{why}");
     }
 
     /// Why no point was made.
