@@ -19,12 +19,13 @@ const COLUMNS_MAX: usize = 100;
 const ARROWS: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("certs", &["protocol"]),
+    ("images", &[]),
     ("store", &["protocol"]),
     ("node", &["protocol", "certs", "store"]),
     ("agent", &["protocol", "certs", "store", "node"]),
     ("coordinator", &["protocol", "certs", "store", "node"]),
     ("proxy", &["protocol", "certs", "store", "node"]),
-    ("present", &["protocol", "certs", "store"]),
+    ("present", &["protocol", "certs", "images", "store"]),
 ];
 
 /// The only folders that know QUIC.

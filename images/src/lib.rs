@@ -1,0 +1,9 @@
+//! What lies inside disk images: partition tables and file systems, read in user space and never
+//! by a kernel. Every byte is taken for an enemy's: a reader answers right or says what is wrong
+//! and where, in bounded memory and time. Knows nothing of points; an image is a [`Volume`].
+
+pub mod system;
+pub mod volume;
+
+pub use system::{Attributes, FileSystem, Kind, Named, NodeId, Problem};
+pub use volume::{Volume, VolumeError};
