@@ -76,6 +76,12 @@ pub trait FileSystem: Send + Sync {
     /// `ext4`, `fat32`, `ntfs`, `xfs` and so on.
     fn name(&self) -> &'static str;
 
+    /// What a person should know before trusting what is read: a log that a mount would replay,
+    /// a mark of damage. One sentence each.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The directory at the top.
     fn root(&self) -> NodeId;
 
