@@ -1,6 +1,8 @@
 //! What every file system looks like from outside: nodes with attributes, directories that list
 //! names, files that have bytes.
 
+use std::ops::Range;
+
 use crate::volume::VolumeError;
 
 /// A node of one file system: an inode, a record of the master file table, a place of a directory
@@ -82,6 +84,11 @@ pub trait FileSystem: Send + Sync {
         Vec::new()
     }
 
+    /// What the file system is called by who made it; lossy where it is no UTF-8.
+    fn label(&self) -> Option<String> {
+        None
+    }
+
     /// The directory at the top.
     fn root(&self) -> NodeId;
 
@@ -112,6 +119,17 @@ pub trait FileSystem: Send + Sync {
     ///
     /// A [`Problem`] if the node is no file or that place is damaged.
     fn read(&self, file: NodeId, at: u64, into: &mut [u8]) -> Result<usize, Problem>;
+
+    /// The next stretch of a file from byte `at` on that may hold something else than zeros, within
+    /// its size; none where only holes follow. Who does not know says that all may.
+    ///
+    /// # Errors
+    ///
+    /// A [`Problem`] if the node is no file or what says so is damaged.
+    fn data(&self, file: NodeId, at: u64) -> Result<Option<Range<u64>>, Problem> {
+        let size = self.attributes(file)?.size;
+        Ok((at < size).then_some(at..size))
+    }
 
     /// Where a symbolic link points to.
     ///
