@@ -2,8 +2,17 @@
 //! by a kernel. Every byte is taken for an enemy's: a reader answers right or says what is wrong
 //! and where, in bounded memory and time. Knows nothing of points; an image is a [`Volume`].
 
+mod bytes;
+mod cached;
+mod ext;
+mod fat;
+pub mod probe;
 pub mod system;
+pub mod table;
 pub mod volume;
 
+pub use cached::Cached;
+pub use ext::Ext;
+pub use fat::Fat;
 pub use system::{Attributes, FileSystem, Kind, Named, NodeId, Problem};
 pub use volume::{Volume, VolumeError};

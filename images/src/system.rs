@@ -3,15 +3,17 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::volume::VolumeError;
 
 /// A node of one file system: an inode, a record of the master file table, a place of a directory
 /// entry. Means nothing to another file system.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct NodeId(pub u64);
 
 /// What a node is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Kind {
     BlockDevice { major: u32, minor: u32 },
@@ -27,7 +29,7 @@ pub enum Kind {
 pub type Nanoseconds = i128;
 
 /// What a file system says of a node. What it does not keep is `None`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Attributes {
     pub kind: Kind,
     /// Bytes of a file or of the target of a link.
@@ -106,11 +108,7 @@ pub trait FileSystem: Send + Sync {
     /// # Errors
     ///
     /// A [`Problem`] if the node is no directory or a part of it is damaged.
-    fn list(
-        &self,
-        directory: NodeId,
-        each: &mut dyn FnMut(Named) -> bool,
-    ) -> Result<(), Problem>;
+    fn list(&self, directory: NodeId, each: &mut dyn FnMut(Named) -> bool) -> Result<(), Problem>;
 
     /// Reads from byte `at` of a file; 0 at its end only. Holes and what was never written are
     /// zeros.
