@@ -2,11 +2,13 @@
 //! by a kernel. Every byte is taken for an enemy's: a reader answers right or says what is wrong
 //! and where, in bounded memory and time. Knows nothing of points; an image is a [`Volume`].
 
+pub mod ntfs;
 mod raw;
 pub mod system;
 pub mod volume;
 pub mod xfs;
 
+pub use ntfs::Ntfs;
 pub use system::{Attributes, FileSystem, Kind, Named, NodeId, Problem};
 pub use volume::{Volume, VolumeError};
 pub use xfs::Xfs;

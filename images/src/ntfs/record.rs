@@ -150,8 +150,7 @@ impl<'a> Attribute<'a> {
         let first = raw.le64(16)?;
         // The last may be one before the first where there is nothing.
         let last = raw.le64(24)?.wrapping_add(1);
-        let (bytes, written) =
-            if first == 0 { (raw.le64(48)?, raw.le64(56)?) } else { (0, 0) };
+        let (bytes, written) = if first == 0 { (raw.le64(48)?, raw.le64(56)?) } else { (0, 0) };
         if last < first || bytes > i64::MAX as u64 {
             return Err(raw.damaged(16, "it ends before it begins"));
         }
