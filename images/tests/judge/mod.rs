@@ -63,10 +63,16 @@ impl Mounted {
         Self(at.to_owned())
     }
 
-    /// Unmounts, which has to succeed.
+    /// Unmounts, which has to succeed; what was closed may still be on its way to FUSE.
     pub(crate) fn end(self) {
-        must("umount", &[self.0.to_str().unwrap()]);
-        std::mem::forget(self);
+        for _ in 0..100 {
+            if Command::new("umount").arg(&self.0).output().unwrap().status.success() {
+                std::mem::forget(self);
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("{} stays busy", self.0.display());
     }
 }
 
