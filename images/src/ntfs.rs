@@ -136,7 +136,7 @@ impl Ntfs {
         let mut names_for_dos = 0;
         file.each(FILE_NAME, &mut |attribute| {
             names_for_dos += u64::from(attribute.resident()?.u8(65)? == DOS_NAME);
-            Ok(true)
+            Ok(())
         })?;
         Ok(u64::from(file.record.links()?).saturating_sub(names_for_dos).max(1))
     }

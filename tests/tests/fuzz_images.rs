@@ -132,7 +132,7 @@ fn make_ntfs() {
 fn whole(walked: Option<Walked>, names: usize) {
     let walked = walked.unwrap();
     assert_eq!(walked.problems, Vec::<String>::new());
-    assert!(walked.nodes >= 100 && walked.names >= names && walked.bytes > 1000, "{walked:?}");
+    assert!(walked.nodes >= 10 && walked.names >= names && walked.bytes > 1000, "{walked:?}");
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn the_xfs_to_begin_with_is_read_whole() {
         return;
     }
     assert!(xfs_image().len() < PACKED_BYTES_MAX);
-    whole(xfs_walked(xfs_image()), 470);
+    whole(xfs_walked(xfs_image()), 460);
 }
 
 #[test]
@@ -152,5 +152,5 @@ fn the_ntfs_to_begin_with_is_read_whole() {
         return;
     }
     assert!(ntfs_image().len() < PACKED_BYTES_MAX);
-    whole(ntfs_walked(ntfs_image()), 470);
+    whole(ntfs_walked(ntfs_image()), 460);
 }

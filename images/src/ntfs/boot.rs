@@ -4,8 +4,8 @@ use crate::raw::Block;
 use crate::system::Problem;
 use crate::volume::Volume;
 
-/// A record of the master file table or a block of an index, in bytes.
-const RECORD_BYTES: std::ops::RangeInclusive<u64> = 512..=65536;
+/// A record of the master file table, in bytes: 1024, or 4096 on disks with such sectors.
+const RECORD_BYTES: std::ops::RangeInclusive<u64> = 512..=4096;
 /// A cluster, in bytes: two megabytes since Windows 10.
 const CLUSTER_BYTES_MAX: u64 = 2 << 20;
 

@@ -218,29 +218,27 @@ impl<'a> File<'a> {
         Ok(names)
     }
 
-    /// Calls `each` with every attribute of a kind, until it says that it has enough by `false`.
+    /// Calls `each` with every attribute of a kind, record by record.
     pub(super) fn each(
         &self,
         kind: u32,
-        each: &mut dyn FnMut(&Attribute<'_>) -> Result<bool, Problem>,
+        each: &mut dyn FnMut(&Attribute<'_>) -> Result<(), Problem>,
     ) -> Result<(), Problem> {
-        if self.list.is_empty() {
-            for attribute in self.record.attributes()?.iter().filter(|one| one.kind == kind) {
-                if !each(attribute)? {
-                    break;
-                }
-            }
-            return Ok(());
-        }
-        for line in self.list.iter().filter(|line| line.kind == kind) {
-            let elsewhere = self.elsewhere(line)?;
-            let record = elsewhere.as_ref().unwrap_or(&self.record);
+        let mut all = |record: &Record| {
             let attributes = record.attributes()?;
-            let Some(attribute) = attributes.iter().find(|one| line.is(one)) else {
-                return Err(record.damaged("it does not have what its file lists in it"));
-            };
-            if !each(attribute)? {
-                break;
+            attributes.iter().filter(|one| one.kind == kind).try_for_each(&mut *each)
+        };
+        if self.list.is_empty() {
+            return all(&self.record);
+        }
+        let lines = self.list.iter().filter(|line| line.kind == kind);
+        let mut lines: Vec<&Listed> = lines.collect();
+        lines.sort_by_key(|line| line.reference);
+        lines.dedup_by_key(|line| line.reference);
+        for line in lines {
+            match self.elsewhere(line)? {
+                Some(record) => all(&record)?,
+                None => all(&self.record)?,
             }
         }
         Ok(())

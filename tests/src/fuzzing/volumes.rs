@@ -1,7 +1,7 @@
 //! What fuzz targets of file systems share: small real images that are kept packed, changes of
 //! them out of any bytes where structures lie, and a walk that looks at everything once.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -214,10 +214,14 @@ pub(super) fn walk(system: &dyn FileSystem) -> Walked {
     let started = Instant::now();
     let mut walked = Walked::default();
     let mut left = VecDeque::from([system.root()]);
+    let mut seen = BTreeSet::new();
     let mut piece = vec![0; 70_000];
     while let Some(node) = left.pop_front() {
         if walked.nodes == NODES_MAX {
             break;
+        }
+        if !seen.insert(node) {
+            continue;
         }
         walked.nodes += 1;
         look(system, node, &mut piece, &mut left, &mut walked);
