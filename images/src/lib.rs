@@ -4,15 +4,21 @@
 
 mod bytes;
 mod cached;
+pub mod cell;
 mod ext;
 mod fat;
+pub mod ntfs;
 pub mod probe;
+mod raw;
 pub mod system;
 pub mod table;
 pub mod volume;
+pub mod xfs;
 
 pub use cached::Cached;
 pub use ext::Ext;
 pub use fat::Fat;
+pub use ntfs::Ntfs;
 pub use system::{Attributes, FileSystem, Kind, Named, NodeId, Problem};
 pub use volume::{Volume, VolumeError};
+pub use xfs::Xfs;

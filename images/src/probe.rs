@@ -6,8 +6,10 @@ use std::sync::Arc;
 use crate::bytes::{u16_at, u32_at};
 use crate::ext::Ext;
 use crate::fat::Fat;
+use crate::ntfs::Ntfs;
 use crate::system::{FileSystem, Problem};
 use crate::volume::{Volume, VolumeError};
+use crate::xfs::Xfs;
 
 /// What is read to tell file systems apart: the mark of btrfs lies behind 64 KiB.
 const HEAD_BYTES: usize = 68 << 10;
@@ -68,6 +70,10 @@ pub fn probe(volume: &Arc<dyn Volume>) -> Result<Found, VolumeError> {
     let again = || Arc::clone(volume);
     Ok(if u16_at(&head, 1080) == 0xef53 {
         opened("ext4", Ext::open(again()))
+    } else if has(0, b"XFSB") {
+        opened("XFS", Xfs::open(again()))
+    } else if has(3, b"NTFS    ") {
+        opened("NTFS", Ntfs::open(again()))
     } else if is_fat(&head) {
         opened("FAT", Fat::open(again()))
     } else {
