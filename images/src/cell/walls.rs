@@ -58,16 +58,19 @@ fn rules() -> Result<BpfProgram, WallsError> {
     };
     let no_code = || {
         let masked = SeccompCmpOp::MaskedEq(PROT_EXEC);
-        let none = SeccompCondition::new(2, SeccompCmpArgLen::Dword, masked, 0)?;
-        SeccompRule::new(vec![none])
+        SeccompCondition::new(2, SeccompCmpArgLen::Dword, masked, 0)
+    };
+    // Memory that is of no file: descriptors that who started us left open are of no use.
+    let no_file = || {
+        let none = u64::from(u32::MAX);
+        SeccompCondition::new(4, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, none)
     };
     let mut calls: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for call in [libc::SYS_read, libc::SYS_write] {
         calls.insert(call, vec![on_socket()?]);
     }
-    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
-        calls.insert(call, vec![no_code()?]);
-    }
+    calls.insert(libc::SYS_mmap, vec![SeccompRule::new(vec![no_code()?, no_file()?])?]);
+    calls.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![no_code()?])?]);
     for call in [
         libc::SYS_brk,
         libc::SYS_clock_gettime,
@@ -88,4 +91,46 @@ fn rules() -> Result<BpfProgram, WallsError> {
     let target = TargetArch::try_from(std::env::consts::ARCH)?;
     let (wrong, right) = (SeccompAction::KillProcess, SeccompAction::Allow);
     Ok(SeccompFilter::new(calls, wrong, right, target)?.try_into()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::Command;
+
+    use super::*;
+
+    const WITHIN: &str = "STRONGROOM_TEST_WITHIN_WALLS";
+
+    /// What the process does once the walls stand; by itself it does nothing.
+    #[test]
+    fn within() {
+        let Ok(deed) = std::env::var(WITHIN) else { return };
+        raise().unwrap();
+        match deed.as_str() {
+            "open" => drop(std::fs::File::open("/etc/passwd")),
+            "connect" => drop(std::net::TcpStream::connect("127.0.0.1:1")),
+            "start" => drop(Command::new("/bin/true").status()),
+            "write" => drop(rustix::io::write(rustix::stdio::stdout(), b"no")),
+            "think" => {
+                let many = vec![1_u8; 1 << 20];
+                std::process::exit(many.iter().map(|one| i32::from(*one)).sum::<i32>() >> 20);
+            }
+            _ => {}
+        }
+        std::process::exit(7);
+    }
+
+    #[test]
+    fn whatever_reaches_out_ends_the_process() {
+        let run = |deed: &str| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "cell::walls::tests::within", "--nocapture"]);
+            command.env(WITHIN, deed).output().unwrap().status
+        };
+        for deed in ["open", "connect", "start", "write"] {
+            assert_eq!(run(deed).signal(), Some(libc::SIGSYS), "{deed}");
+        }
+        assert_eq!(run("think").code(), Some(1));
+    }
 }
