@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use strongroom_protocol::{Chain, CopyName, PointId, Timestamp, WorkloadName};
 use strongroom_store::repo::RepoError;
 
-use crate::audit::AuditError;
+use strongroom_node::audit::AuditError;
 use crate::catalog::{CatalogError, CopyEvent, Doomed, LedgerRow};
 use crate::expire::place::Places;
 use crate::policy::{CopyKind, Declared};

@@ -1,7 +1,6 @@
 //! The coordinator of a site: decides and remembers. Sole writer of its repository, sole
 //! answer to "do you have this chunk". Never dials a node; nodes dial it.
 
-pub mod audit;
 pub mod catalog;
 pub mod job;
 pub mod policy;

@@ -17,7 +17,7 @@ use strongroom_store::keys::VaultKey;
 use strongroom_store::repo::{Mode, Repo, RepoError};
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{AuditError, AuditLog};
+use strongroom_node::audit::{AuditError, AuditLog};
 use crate::catalog::{Catalog, CatalogError};
 use crate::scrub::SiteMender;
 use crate::site::{InForce, Parts, Site};

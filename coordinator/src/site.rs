@@ -14,7 +14,7 @@ use strongroom_protocol::control::Progress;
 use strongroom_protocol::{Chain, JobId, Timestamp};
 use strongroom_store::repo::Repo;
 
-use crate::audit::{AuditError, AuditLog, Entry};
+use strongroom_node::audit::{AuditError, AuditLog, Entry};
 use crate::catalog::Catalog;
 use crate::copies::CopyTask;
 use crate::policy::Declared;

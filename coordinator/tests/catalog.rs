@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use strongroom_coordinator::audit::{AuditLog, Entry};
+use strongroom_node::audit::{AuditLog, Entry};
 use strongroom_coordinator::catalog::{
     Catalog, CatalogError, CopyEvent, Medium, NodeNote, PointFilter, PointRecord, PointStats,
 };

@@ -13,6 +13,7 @@ use crate::id::{
     CopyName, Identity, JobId, MediaSetName, MediumId, NodeName, PackId, PointId, PolicyName, Role,
     WorkloadId, WorkloadName,
 };
+use crate::lead::{LeadOrder, LeadReport, Proposal};
 use crate::opening::Refusal;
 use crate::time::Timestamp;
 
@@ -125,8 +126,19 @@ pub enum Request {
         copy: Option<CopyName>,
         showing: Showing,
     },
+    /// Who leads, and what is proposed.
+    Lead,
+    /// The first of two persons orders that another site leads.
+    LeadPropose {
+        order: LeadOrder,
+        why: String,
+    },
+    /// The second person does.
+    LeadConfirm {
+        proposal: String,
+    },
 }
-message!(Request, "request", 28);
+message!(Request, "request", 31);
 
 /// Which jobs to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,8 +211,10 @@ pub enum Response {
     Audit { checked: u64, broken_at: Option<u64>, records: Vec<AuditRow> },
     Space(SpaceReport),
     Scrub(ScrubReport),
+    Lead(LeadReport),
+    Proposed { proposal: Proposal, doubts: Vec<String> },
 }
-message!(Response, "response", 20);
+message!(Response, "response", 22);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReport {

@@ -23,8 +23,11 @@ pub enum Opening {
     /// Proxy to coordinator, as [`crate::control::Work::Heal`] ordered: the coordinator asks
     /// ([`crate::data::FromProxy`]), the proxy answers ([`crate::data::ToProxy`]).
     Heal { job: JobId },
+    /// Proxy that took over to the coordinator it took over from: the coordinator asks for what it
+    /// lacks ([`crate::data::FromProxy`]), the proxy answers ([`crate::data::ToProxy`]).
+    Reseed,
 }
-message!(Opening, "opening", 6);
+message!(Opening, "opening", 7);
 
 /// The answer to an opening, before anything else on the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

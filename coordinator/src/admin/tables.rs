@@ -13,7 +13,7 @@ use strongroom_protocol::{JobId, PointId, Timestamp, WorkloadName};
 use super::going::detail;
 use super::owed::{debts, required, suspects};
 use super::unavailable;
-use crate::audit;
+use strongroom_node::audit;
 use crate::catalog::{JobFilter, LedgerRow, PointFilter, PointRecord};
 use crate::copies::CopyTask;
 use crate::job::{Job, Next, State, Task};

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension as _, params};
 use strongroom_protocol::{Identity, Role, Timestamp};
 
-use crate::audit::Head;
+use strongroom_node::audit::Head;
 use crate::catalog::cell::{count, text, time, time_or_none};
 use crate::catalog::{Catalog, CatalogError};
 
