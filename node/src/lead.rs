@@ -8,9 +8,9 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use serde::{Deserialize, Serialize};
 use strongroom_certs::{FileError, files};
-use strongroom_protocol::lead::taken_over;
-use strongroom_protocol::opening::Refusal;
-use strongroom_protocol::{Chain, Lead, Role, SiteName};
+use strongroom_protocol::lead::{LeadOrder, Proposal, taken_over};
+use strongroom_protocol::opening::{Refusal, RefusalKind};
+use strongroom_protocol::{Chain, Identity, Lead, Role, SiteName, Timestamp};
 use tokio::sync::watch;
 
 use crate::home::{Home, HomeError};
@@ -56,6 +56,13 @@ pub enum Heard {
     Newer,
     /// Of a lower term, or of the same with another leader.
     Stale,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    Follow,
+    Lead,
 }
 
 /// The file, and who waits for its changes.
@@ -113,11 +120,6 @@ impl LeadBook {
         self.standing() == Standing::Leads
     }
 
-    /// What tells that the standing may have changed.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
-    }
-
     /// Does `work` only if this site leads, and so that it leads until the work is done.
     ///
     /// # Errors
@@ -164,6 +166,70 @@ impl LeadBook {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let handing = Known { lead: known.lead.clone(), handing: Some(next) };
         self.put(&mut known, handing)
+    }
+
+    /// Whether an order makes sense at this site now; `home` is the site to give the lead back
+    /// to, where there is one.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn may(&self, order: LeadOrder, home: Option<&SiteName>) -> Result<(), Refusal> {
+        let invalid = |text: String| Err(Refusal::new(RefusalKind::Invalid, text));
+        match (order, self.standing(), home) {
+            (LeadOrder::TakeOver, Standing::Leads, _) => {
+                invalid(format!("{}: there is nothing to take over", self.lead()))
+            }
+            (LeadOrder::TakeOver, ..) | (LeadOrder::GiveBack, Standing::Leads, Some(_)) => Ok(()),
+            (LeadOrder::GiveBack, Standing::Leads, None) => {
+                invalid("this coordinator took over from nobody".to_owned())
+            }
+            (LeadOrder::GiveBack, Standing::HandsOver(to), _) => {
+                invalid(format!("it is ordered already: {to}"))
+            }
+            (LeadOrder::GiveBack, Standing::Follows, _) => {
+                invalid(format!("this site has no lead to give back: {}", self.lead()))
+            }
+        }
+    }
+
+    /// Carries out what two persons ordered; what was decided is on disk when this returns.
+    ///
+    /// # Errors
+    /// It makes no sense any more, or cannot be written: nothing changed.
+    pub fn order(
+        &self,
+        proposal: &Proposal,
+        second: &Identity,
+        home: Option<&SiteName>,
+        now: Timestamp,
+    ) -> Result<Lead, Refusal> {
+        self.may(proposal.order, home)?;
+        let site = match (proposal.order, home) {
+            (LeadOrder::GiveBack, Some(home)) => home.clone(),
+            _ => self.me.clone(),
+        };
+        let lead = Lead {
+            term: self.next_term(),
+            site,
+            since: Some(now),
+            by: vec![proposal.by.clone(), second.clone()],
+            why: proposal.why.clone(),
+        };
+        let done = match proposal.order {
+            LeadOrder::TakeOver => self.take(lead.clone()),
+            LeadOrder::GiveBack => self.hand_over(lead.clone()),
+        };
+        let failed = |error| Refusal::new(RefusalKind::Unavailable, Chain(&error).to_string());
+        done.map_err(failed).map(|()| lead)
+    }
+
+    /// Waits until this site follows, or until it does not.
+    pub async fn until(&self, wanted: Turn) {
+        let mut changes = self.changed.subscribe();
+        while (self.standing() == Standing::Follows) != (wanted == Turn::Follow) {
+            // Fails only when the book is gone, and this holds it.
+            let _ = changes.changed().await;
+        }
     }
 
     fn put(&self, known: &mut Known, next: Known) -> Result<(), FileError> {

@@ -15,6 +15,7 @@ pub mod guard;
 pub mod heal;
 pub mod home;
 pub mod inspect;
+pub mod kept;
 pub mod lasting;
 pub mod lead;
 pub mod log;
