@@ -127,7 +127,7 @@ fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal>
         Request::Why { point } => going::why(site, &point).map(Response::Why),
         Request::Media => tables::media(site).map(Response::Media),
         Request::Holds => tables::holds(site).map(Response::Holds),
-        Request::Audit { most } => tables::audit(site, most),
+        Request::Audit { most } => inspect::audit(site.audit.path(), most),
         Request::Policy => tables::policy(site),
         Request::Scrub => Ok(Response::Scrub(site.scrubber.report())),
         Request::Verify { depth } => {

@@ -13,13 +13,13 @@ use std::collections::BTreeMap;
 use strongroom_protocol::{Chain, CopyName, PointId, Timestamp, WorkloadName};
 use strongroom_store::repo::RepoError;
 
-use strongroom_node::audit::AuditError;
 use crate::catalog::{CatalogError, CopyEvent, Doomed, LedgerRow};
 use crate::expire::place::Places;
 use crate::policy::{CopyKind, Declared};
 use crate::retention::{self, CopyState, Grace, RetentionClock, Stance, Verdict};
 use crate::site::Site;
 use crate::space;
+use strongroom_node::audit::AuditError;
 
 /// Points removed in one pass: the foreman has more to do.
 pub(crate) const POINTS_A_PASS_MAX: usize = 32;

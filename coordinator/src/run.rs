@@ -20,7 +20,6 @@ use strongroom_store::keys::VaultKey;
 use strongroom_store::repo::{Mode, Repo, RepoError};
 use tokio_util::sync::CancellationToken;
 
-use strongroom_node::audit::{self, AuditError, AuditLog};
 use crate::catalog::{Catalog, CatalogError};
 use crate::herald::Herald;
 use crate::scrub::SiteMender;
@@ -28,6 +27,7 @@ use crate::site::{InForce, Parts, Site};
 use crate::strangers::Strangers;
 use crate::visitors::{Reception, STREAMS_MAX};
 use crate::{admin, commit, expire, foreman, policy, space};
+use strongroom_node::audit::{self, AuditError, AuditLog};
 
 /// The catalog's file in the coordinator's directory.
 pub const CATALOG_FILE: &str = "catalog.db";
@@ -119,8 +119,7 @@ impl Coordinator {
         let endpoint = Endpoint::listen(listen, guard.server_tls()?, lasting_key(&home)?)?;
         let book = Arc::new(TokenBook::open(&home.path("tokens.json"))?);
         let in_force = in_force(&catalog)?;
-        let parts =
-            Parts { home, guard, repo, catalog, audit, book, in_force, lead, in_place_of };
+        let parts = Parts { home, guard, repo, catalog, audit, book, in_force, lead, in_place_of };
         let site = Arc::new(Site::new(parts));
         if audit_is_new {
             let text = "the audit log was moved away and begins anew".to_owned();

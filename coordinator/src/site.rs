@@ -16,12 +16,12 @@ use strongroom_protocol::control::Progress;
 use strongroom_protocol::{Chain, JobId, SiteName, Timestamp};
 use strongroom_store::repo::Repo;
 
-use strongroom_node::audit::{AuditError, AuditLog, Entry};
 use crate::catalog::Catalog;
 use crate::copies::CopyTask;
 use crate::policy::Declared;
 use crate::scrub::Expected;
 use crate::sessions::Sessions;
+use strongroom_node::audit::{AuditError, AuditLog, Entry};
 
 /// Ended copies remembered for the tables.
 const TASKS_KEPT: usize = 500;

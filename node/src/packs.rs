@@ -135,7 +135,8 @@ impl Giver<'_> {
     async fn points(&mut self) -> Result<(), Failure> {
         let held = self.repo.clone();
         let unavailable = |error: &dyn std::error::Error| refused(RefusalKind::Unavailable, error);
-        let points = off_runtime(move || held.points().map_err(|error| unavailable(&error))).await?;
+        let points =
+            off_runtime(move || held.points().map_err(|error| unavailable(&error))).await?;
         for points in points.chunks(POINTS_LISTED) {
             self.sender.send(&ToProxy::Points(points.to_vec())).await?;
         }

@@ -108,9 +108,8 @@ fn makers(log: &Path, now: Timestamp) -> Result<Vec<(NodeName, NodeName)>, Refus
     let records = records
         .map_err(|error| Refusal::new(RefusalKind::Unavailable, Chain(&error).to_string()))?;
     let since = now.plus_seconds(-NEW_SECONDS);
-    let made = records
-        .into_iter()
-        .filter(|record| record.action == "token.create" && record.at > since);
+    let made =
+        records.into_iter().filter(|record| record.action == "token.create" && record.at > since);
     let pairs = made.filter_map(|record| {
         let made = record.subject.strip_prefix("operator ")?.parse().ok()?;
         Some((record.actor.parse::<Identity>().ok()?.name, made))
@@ -119,11 +118,7 @@ fn makers(log: &Path, now: Timestamp) -> Result<Vec<(NodeName, NodeName)>, Refus
 }
 
 /// Whether `by` is another person than `first`, as far as can be told from here.
-fn second(
-    first: &Identity,
-    by: &Identity,
-    makers: &[(NodeName, NodeName)],
-) -> Result<(), Refusal> {
+fn second(first: &Identity, by: &Identity, makers: &[(NodeName, NodeName)]) -> Result<(), Refusal> {
     if first.name == by.name {
         let text = format!("{} proposed it: another person has to confirm", first.name);
         return Err(forbidden(text));

@@ -81,6 +81,11 @@ impl Uplink {
         found.clone()
     }
 
+    /// Whether there is one at this moment.
+    pub fn is_connected(&self) -> bool {
+        self.contact.borrow().is_some()
+    }
+
     /// Says something, when it can be said.
     pub async fn say(&self, message: FromNode) {
         // Fails only when the node is stopping: nobody listens then.

@@ -16,6 +16,7 @@ use strongroom_protocol::{Chain, Identity, PointId, Timestamp, WorkloadName};
 use strongroom_store::manifest::Manifest;
 use strongroom_store::media::MediaReader;
 
+use crate::lead;
 use crate::visitors::Site;
 
 type Answer<T> = Result<T, Refusal>;
@@ -56,9 +57,17 @@ fn look_up(site: &Site, request: Request, by: Identity) -> Answer<Response> {
             let at = site.guard.clock().now();
             proven(site, ProofNews { point, copy, by, at, showing }).map(Response::Done)
         }
+        Request::Audit { most } => inspect::audit(site.audit.path(), most),
+        Request::TokenCreate { role, name, seconds_valid } => {
+            lead::token(site, role, name, seconds_valid, &by)
+        }
+        Request::Lead => Ok(Response::Lead(lead::report(site))),
+        Request::LeadPropose { order, why } => lead::propose(site, order, &why, &by),
+        Request::LeadConfirm { proposal } => lead::confirm(site, &proposal, &by),
         _ => {
-            let text = "a proxy answers status, points, why, media, verify, space and scrub, and \
-                        hears of proofs; ask the coordinator for the rest";
+            let text = "a proxy answers status, points, why, media, verify, space, scrub, audit and \
+                        takeover, makes tokens for operators, and hears of proofs; ask the \
+                        coordinator for the rest";
             Err(Refusal::new(RefusalKind::Forbidden, text))
         }
     }

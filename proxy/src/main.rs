@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Parser;
 use strongroom_node::home::Home;
 use strongroom_protocol::{Role, SystemClock};
-use strongroom_proxy::Proxy;
+use strongroom_proxy::{After, Proxy};
 use tokio_util::sync::CancellationToken;
 
 /// Holds the copies at the other site.
@@ -27,7 +27,14 @@ fn main() -> anyhow::Result<()> {
         strongroom_node::run::stop_on_signal(stop.clone());
         let proxy = Proxy::open(home, Arc::new(SystemClock))?;
         tracing::info!(address = %proxy.address()?, "listening");
-        proxy.run(stop).await;
-        anyhow::Ok(())
+        let dir = Arguments::parse().home;
+        match proxy.run(stop).await {
+            After::Stopped => anyhow::Ok(()),
+            After::Leads => anyhow::bail!(
+                "two persons ordered that this site leads: this program is a proxy only, go on \
+                 with `strongroom run proxy {}`",
+                dir.display()
+            ),
+        }
     })
 }

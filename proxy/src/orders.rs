@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use strongroom_node::collector::Collector;
 use strongroom_node::desk::{Task, Worker};
+use strongroom_node::home::Home;
+use strongroom_node::kept::KeptPolicy;
 use strongroom_protocol::control::{
     Ending, ExpireOrder, ExpireOutcome, FromNode, Progress, RetryAdvice, StepNews, Work,
 };
 use strongroom_protocol::opening::{Refusal, RefusalKind};
-use strongroom_protocol::{Clock, MediaSetName, PointId, Timestamp};
+use strongroom_protocol::{Chain, Clock, MediaSetName, PointId, Timestamp};
 use strongroom_store::repo::Repo;
 use strongroom_store::tape::TapeLibrary;
 
@@ -27,6 +29,7 @@ pub(crate) struct Hands {
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) proofs: Arc<Proofs>,
     pub(crate) collector: Arc<Collector>,
+    pub(crate) home: Home,
 }
 
 type Outcome = Result<(Progress, String), Refusal>;
@@ -167,5 +170,11 @@ impl Worker for Hands {
 
     fn proof_noted(&self, point: PointId, at: Timestamp) {
         self.proofs.noted(point, at);
+    }
+
+    fn policy(&self, version: u64, file: String, toml: String) {
+        if let Err(error) = (KeptPolicy { version, file, toml }).keep(&self.home) {
+            tracing::error!(error = %Chain(&error), "the policy was not kept");
+        }
     }
 }

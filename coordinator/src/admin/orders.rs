@@ -154,8 +154,7 @@ pub(super) fn revoke(site: &Site, identity: &Identity, by: &str) -> Result<Respo
     let now = site.now();
     site.guard.revocations().revoke_identity(identity, now).map_err(|error| unavailable(&error))?;
     site.record(by, "revoke", &identity.to_string(), "");
-    let pushed =
-        ToNode::Revoked { revoked: vec![(identity.clone(), now)] };
+    let pushed = ToNode::Revoked { revoked: vec![(identity.clone(), now)] };
     if identity.role == Role::Proxy {
         // It holds its own site's authority: a newer certificate must not let it in again.
         let forgotten = site.catalog.set_setting(&proxy_setting(identity), REVOKED);
