@@ -4,6 +4,7 @@
 
 mod entries;
 mod jobs;
+mod lead;
 mod people;
 mod points;
 mod site;
@@ -12,6 +13,7 @@ pub(crate) mod table;
 
 pub(crate) use entries::{entry_json, entry_line, kind_word};
 pub(crate) use jobs::job_line;
+pub(crate) use lead::line as lead_line;
 pub(crate) use table::{Align, Sheet};
 
 use strongroom_protocol::Timestamp;
@@ -48,6 +50,8 @@ pub(crate) fn response(response: &Response, face: &Face) -> String {
         Response::Verified(report) => site::verified(report),
         Response::Media(rows) => site::media(rows, face),
         Response::Space(report) => space::space(report, face),
+        Response::Lead(report) => lead::lead(report, face),
+        Response::Proposed { proposal, doubts } => lead::proposed(proposal, doubts, face),
         Response::Audit { checked, broken_at, records } => {
             people::audit(*checked, *broken_at, records, face)
         }
