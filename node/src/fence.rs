@@ -10,7 +10,6 @@ use strongroom_protocol::opening::Refusal;
 use strongroom_protocol::{Chain, Lead, SiteName};
 
 use crate::lead::{Heard, LeadBook};
-use crate::uplink::Course;
 
 /// What becomes of a message.
 #[derive(Debug)]
@@ -33,15 +32,12 @@ pub(crate) struct Fence {
 }
 
 impl Fence {
-    pub(crate) fn new(course: &Course) -> Self {
-        let site = course.coordinator_site.clone();
-        Self {
-            book: Arc::clone(&course.lead),
-            said: Lead::first(site.clone()),
-            site,
-            fenced: Arc::clone(&course.fenced),
-            was_told: false,
-        }
+    pub(crate) fn new(
+        book: Arc<LeadBook>,
+        site: SiteName,
+        fenced: Arc<dyn Fn(&Refusal) + Send + Sync>,
+    ) -> Self {
+        Self { book, said: Lead::first(site.clone()), site, fenced, was_told: false }
     }
 
     pub(crate) fn pass(&mut self, message: ToNode) -> Passed {
@@ -77,5 +73,72 @@ impl Fence {
                 Passed::Over
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use strongroom_protocol::control::Work;
+    use strongroom_protocol::opening::RefusalKind;
+    use strongroom_protocol::{Generation, JobId, PointId, Term};
+
+    use super::*;
+    use crate::home::{Home, SETTINGS_FILE};
+
+    fn lead(term: u64, site: &str) -> Lead {
+        Lead { term: Term(term), ..Lead::first(site.parse().unwrap()) }
+    }
+
+    fn removal() -> ToNode {
+        let point = PointId::from_bytes([2; 16]);
+        let work = Work::Replicate { point, bits_per_second_max: None };
+        ToNode::Assign { job: JobId::from_bytes([1; 16]), generation: Generation(1), work }
+    }
+
+    fn is_obeyed(fence: &mut Fence) -> bool {
+        match fence.pass(removal()) {
+            Passed::On(_) => true,
+            Passed::Answered(FromNode::Ended { ending: Ending::Failed { refusal, .. }, .. }) => {
+                assert_eq!(refusal.kind, RefusalKind::Stale);
+                assert!(matches!(
+                    fence.pass(ToNode::Revoked { revoked: Vec::new() }),
+                    Passed::Over
+                ));
+                false
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_the_leader_of_the_highest_term_seen_is_obeyed() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "org = \"acme\"\nsite = \"a\"\nrole = \"agent\"\nname = \"db\"\n";
+        std::fs::write(dir.path().join(SETTINGS_FILE), text).unwrap();
+        let book = Arc::new(LeadBook::open(&Home::open(dir.path()).unwrap()).unwrap());
+        let told = Arc::new(AtomicU32::new(0));
+        let fence = || {
+            let told = Arc::clone(&told);
+            let fenced = Arc::new(move |_: &Refusal| {
+                told.fetch_add(1, Ordering::Relaxed);
+            });
+            Fence::new(Arc::clone(&book), "a".parse().unwrap(), fenced)
+        };
+        // One of a time before terms says nothing, and is obeyed in the first.
+        assert!(is_obeyed(&mut fence()));
+        let mut standing = fence();
+        fence().pass(ToNode::Lead(lead(2, "b")));
+        assert!(!is_obeyed(&mut standing), "a conversation that stands is fenced too");
+        assert!(!is_obeyed(&mut fence()), "one that says nothing is of the first term");
+        for (said, obeyed) in [(lead(1, "a"), false), (lead(2, "b"), false), (lead(3, "a"), true)] {
+            let mut fence = fence();
+            fence.pass(ToNode::Lead(said.clone()));
+            assert_eq!(is_obeyed(&mut fence), obeyed, "{said}");
+            is_obeyed(&mut fence);
+        }
+        assert_eq!(told.load(Ordering::Relaxed), 4, "once a conversation");
     }
 }

@@ -177,7 +177,8 @@ async fn converse(
     let Talk { link, mut sender, mut receiver } = talk;
     let mut look = tokio::time::interval(RENEWAL_CHECK);
     let mut renewal: Option<Enrolment> = None;
-    let mut fence = Fence::new(course);
+    let (book, site) = (Arc::clone(&course.lead), course.coordinator_site.clone());
+    let mut fence = Fence::new(book, site, Arc::clone(&course.fenced));
     loop {
         let sent = tokio::select! {
             frame = receiver.frame() => match frame {

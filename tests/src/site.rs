@@ -42,6 +42,15 @@ pub struct Running {
 }
 
 impl Running {
+    /// A node that `run` is until it is told to stop.
+    pub(crate) fn start<F>(stop: CancellationToken, run: impl FnOnce(CancellationToken) -> F) -> Self
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let task = tokio::task::spawn(run(stop.clone()));
+        Self { stop, task }
+    }
+
     /// Stops it in order.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.stop.cancel();
@@ -199,9 +208,7 @@ impl TwoSites {
         let home = Home::open_as(&self.home("coordinator"), Role::Coordinator)?;
         let coordinator = Coordinator::open(home, Arc::clone(&self.clock))?;
         let stop = CancellationToken::new();
-        let stopping = stop.clone();
-        let task = tokio::task::spawn(async move { Ok(coordinator.run(stopping).await?) });
-        Ok(Running { stop, task })
+        Ok(Running::start(stop, |stop| async move { Ok(coordinator.run(stop).await?) }))
     }
 
     /// Starts the proxy.
@@ -209,25 +216,18 @@ impl TwoSites {
         await_free(self.proxy_at);
         let home = Home::open_as(&self.home("proxy"), Role::Proxy)?;
         let proxy = Proxy::open(home, Arc::clone(&self.clock))?;
-        let stop = CancellationToken::new();
-        let stopping = stop.clone();
-        let task = tokio::task::spawn(async move {
-            proxy.run(stopping).await;
+        Ok(Running::start(CancellationToken::new(), |stop| async move {
+            proxy.run(stop).await;
             Ok(())
-        });
-        Ok(Running { stop, task })
+        }))
     }
 
     /// Starts an agent that was enrolled.
     pub fn start_agent(&self, agent: &str) -> anyhow::Result<Running> {
         let home = Home::open_as(&self.home(agent), Role::Agent)?;
         let (stop, clock) = (CancellationToken::new(), Arc::clone(&self.clock));
-        let stopping = stop.clone();
-        let task =
-            tokio::task::spawn(
-                async move { Ok(strongroom_agent::run(home, clock, stopping).await?) },
-            );
-        Ok(Running { stop, task })
+        let run = |stop| async move { Ok(strongroom_agent::run(home, clock, stop).await?) };
+        Ok(Running::start(stop, run))
     }
 
     /// A token for a node, asked of the coordinator as an operator does.

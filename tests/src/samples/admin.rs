@@ -7,9 +7,10 @@ use strongroom_protocol::admin::{
     StatusReport, VerdictRow, VerifiedReport, VerifyDepth, WhyReport, WorkloadRow,
 };
 use strongroom_protocol::control::{Overwrite, Shown};
+use strongroom_protocol::lead::{LeadOrder, LeadReport, Proposal};
 use strongroom_protocol::opening::RefusalKind;
 
-use super::talk::{progress, showing};
+use super::talk::{lead, progress, showing};
 use super::{Sampled, at, id, identity, name, pack, refusal};
 
 fn text(words: &str) -> String {
@@ -64,6 +65,10 @@ impl Sampled for Request {
                 copy: Some(name("tape")),
                 showing: showing(Shown::Failed),
             },
+            Self::Lead,
+            Self::LeadPropose { order: LeadOrder::TakeOver, why: text("fire") },
+            Self::LeadPropose { order: LeadOrder::GiveBack, why: text("rebuilt") },
+            Self::LeadConfirm { proposal: text("0badcafe") },
         ]);
         all
     }
@@ -130,7 +135,24 @@ impl Sampled for Response {
             Self::Audit { checked: 10, broken_at: None, records: vec![audit()] },
             Self::Space(space()),
             Self::Scrub(scrub()),
+            Self::Lead(LeadReport {
+                lead: lead(),
+                standing: text("leads"),
+                proposed: Some(proposal()),
+                facts: vec![text("stands in for site north")],
+            }),
+            Self::Proposed { proposal: proposal(), doubts: vec![text("it is connected")] },
         ]
+    }
+}
+
+fn proposal() -> Proposal {
+    Proposal {
+        id: text("0badcafe"),
+        order: LeadOrder::GiveBack,
+        by: identity(Role::Operator),
+        why: text("rebuilt"),
+        expires: at(3600),
     }
 }
 
