@@ -101,7 +101,9 @@ mod tests {
     fn is_obeyed(fence: &mut Fence) -> bool {
         match fence.pass(removal()) {
             Passed::On(_) => true,
-            Passed::Answered(FromNode::Ended { ending: Ending::Failed { refusal, .. }, .. }) => {
+            Passed::Answered(FromNode::Ended {
+                ending: Ending::Failed { refusal, .. }, ..
+            }) => {
                 assert_eq!(refusal.kind, RefusalKind::Stale);
                 assert!(matches!(
                     fence.pass(ToNode::Revoked { revoked: Vec::new() }),

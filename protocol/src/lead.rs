@@ -102,7 +102,7 @@ pub struct Reseeded {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeadReport {
     pub lead: Lead,
-    /// `leads`, `follows`, `hands over`.
+    /// `leads`, `follows`, `hands over`, `begins to lead`.
     pub standing: String,
     /// An order that waits for a second person.
     pub proposed: Option<Proposal>,

@@ -4,6 +4,7 @@
 
 use strongroom_certs::TokenOrder;
 use strongroom_node::audit::Entry;
+use strongroom_node::lead::Standing;
 use strongroom_protocol::admin::Response;
 use strongroom_protocol::lead::{LeadOrder, LeadReport};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
@@ -43,9 +44,14 @@ impl Site {
 
 /// Who leads, for people.
 pub(crate) fn report(site: &Site) -> LeadReport {
+    // A proxy that is to lead ends at once: its home is opened as a coordinator.
+    let standing = match site.lead.standing() {
+        Standing::Follows => Standing::Follows.as_str(),
+        Standing::HandsOver(_) | Standing::Leads => "begins to lead",
+    };
     LeadReport {
         lead: site.lead.lead(),
-        standing: site.lead.standing().as_str().to_owned(),
+        standing: standing.to_owned(),
         proposed: site.persons.proposed(site.guard.clock().now()),
         facts: site.doubts(),
     }

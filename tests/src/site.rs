@@ -43,7 +43,10 @@ pub struct Running {
 
 impl Running {
     /// A node that `run` is until it is told to stop.
-    pub(crate) fn start<F>(stop: CancellationToken, run: impl FnOnce(CancellationToken) -> F) -> Self
+    pub(crate) fn start<F>(
+        stop: CancellationToken,
+        run: impl FnOnce(CancellationToken) -> F,
+    ) -> Self
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {

@@ -10,6 +10,7 @@ use strongroom_node::ask::{AskError, ask};
 use strongroom_node::enrol::enrol;
 use strongroom_node::home::{Home, Settings};
 use strongroom_node::lead::{LeadBook, Standing};
+use strongroom_node::run::until_free;
 use strongroom_protocol::admin::{JobRow, Request, Response};
 use strongroom_protocol::lead::{LeadOrder, LeadReport};
 use strongroom_protocol::{Identity, Role, SiteName};
@@ -21,14 +22,17 @@ use crate::site::{Running, TwoSites, name};
 impl TwoSites {
     /// Starts the second site as what its home says, and goes on as what it says then.
     pub fn start_second(&self) -> anyhow::Result<Running> {
-        let (dir, clock) = (self.home("proxy"), Arc::clone(&self.clock));
+        let (dir, clock, at) = (self.home("proxy"), Arc::clone(&self.clock), self.proxy_at);
         Ok(Running::start(CancellationToken::new(), |stop| async move {
             while !stop.is_cancelled() {
+                until_free(at).await;
                 let (home, clock) = (Home::open_as(&dir, Role::Proxy)?, Arc::clone(&clock));
                 if LeadBook::open(&home)?.standing() == Standing::Follows {
                     Proxy::open(home, clock)?.run(stop.clone()).await;
                 } else {
-                    Coordinator::open(home, clock)?.run(stop.clone()).await?;
+                    let coordinator = Coordinator::open(home, clock)
+                        .inspect_err(|error| eprintln!("not opened: {error:?}"))?;
+                    coordinator.run(stop.clone()).await?;
                 }
             }
             Ok(())

@@ -157,7 +157,11 @@ async fn a_site_that_comes_back_is_fenced_brought_up_and_leads_again_with_the_po
     scene.point_at("coordinator").await;
     coordinator.stop().await.unwrap();
     let second = scene.sites.start_second().unwrap();
-    scene.sites.wait_for("the proxy", async |s| Ok(s.lead("proxy").await.ok())).await.unwrap();
+    scene
+        .sites
+        .wait_for("the proxy", async |sites| Ok(sites.lead("proxy").await.ok()))
+        .await
+        .unwrap();
     alone(&scene.sites).await;
 
     scene.sites.order(LeadOrder::TakeOver).await.unwrap();
@@ -181,7 +185,10 @@ async fn a_site_that_comes_back_is_fenced_brought_up_and_leads_again_with_the_po
     let coordinator = scene.sites.start_coordinator().unwrap();
     scene.sites.await_lead("coordinator", "follows", 2).await.unwrap();
     let refused = refusal(
-        scene.sites.ask_as("admin", "coordinator", &Request::Protect { workload: name(TREE) }).await,
+        scene
+            .sites
+            .ask_as("admin", "coordinator", &Request::Protect { workload: name(TREE) })
+            .await,
     );
     assert_eq!(refused.kind, RefusalKind::Stale, "{refused}");
     let token = Request::TokenCreate { role: Role::Agent, name: name("x"), seconds_valid: 60 };
@@ -238,8 +245,9 @@ fn rebuild(sites: &TwoSites) {
     std::fs::rename(&home, &lost).unwrap();
     std::fs::create_dir_all(home.join("repo")).unwrap();
     for part in ["node.toml", "vault.key", "authority"] {
-        let done = std::process::Command::new("cp").arg("-a").arg(lost.join(part)).arg(&home);
-        assert!({ done }.status().unwrap().success(), "{part}");
+        let mut copy = std::process::Command::new("cp");
+        let done = copy.arg("-a").arg(lost.join(part)).arg(&home).status().unwrap();
+        assert!(done.success(), "{part}");
     }
     for part in ["config", "keys"] {
         let from = sites.home("proxy").join("repo").join(part);

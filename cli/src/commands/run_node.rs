@@ -8,6 +8,7 @@ use strongroom_agent::run as run_agent;
 use strongroom_coordinator::Coordinator;
 use strongroom_node::home::Home;
 use strongroom_node::lead::{LeadBook, Standing};
+use strongroom_node::run::until_free;
 use strongroom_protocol::{Clock, Role};
 use strongroom_proxy::Proxy;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,9 @@ async fn run_proxy(
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     while !stop.is_cancelled() {
+        if let Some(listen) = home.settings().listen {
+            until_free(listen).await;
+        }
         let (home, clock) = (home.clone(), Arc::clone(&clock));
         if LeadBook::open(&home)?.standing() == Standing::Follows {
             let proxy = Proxy::open(home, clock)?;

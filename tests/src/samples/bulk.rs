@@ -1,7 +1,7 @@
 //! Samples of the bulk streams: protect, restore, replicate.
 
-use strongroom_protocol::lead::Reseeded;
 use strongroom_protocol::data::{FromAgent, FromProxy, FromReader, ToAgent, ToProxy, ToReader};
+use strongroom_protocol::lead::Reseeded;
 use strongroom_protocol::opening::RefusalKind;
 use strongroom_protocol::{Algorithm, BlobKind, ParcelHead, Reference};
 
