@@ -87,7 +87,7 @@ impl EnrolError {
             Self::NoName => "choose one with --name",
             Self::OtherHome { .. } => "choose another directory",
             Self::OtherSite { .. } => {
-                "stop the agent and say --move where its site's place was taken by the other, or the \
+                "stop the agent and say --move, where the other site leads instead of its own or the \
                  lead was given back; what it remembers of its last runs stays"
             }
             Self::ProxyWithoutHome { .. } => {

@@ -65,8 +65,8 @@ fn look_up(site: &Site, request: Request, by: Identity) -> Answer<Response> {
         Request::LeadPropose { order, why } => lead::propose(site, order, &why, &by),
         Request::LeadConfirm { proposal } => lead::confirm(site, &proposal, &by),
         _ => {
-            let text = "a proxy answers status, points, why, media, verify, space, scrub, audit and \
-                        takeover, makes tokens for operators, and hears of proofs; ask the \
+            let text = "a proxy answers status, points, why, media, verify, space, scrub, audit, \
+                        takeover; it makes tokens for operators, and hears of proofs; ask the \
                         coordinator for the rest";
             Err(Refusal::new(RefusalKind::Forbidden, text))
         }

@@ -42,7 +42,6 @@ pub struct Running {
 }
 
 impl Running {
-    /// A node that `run` is until it is told to stop.
     pub(crate) fn start<F>(
         stop: CancellationToken,
         run: impl FnOnce(CancellationToken) -> F,

@@ -149,6 +149,28 @@ async fn alone(sites: &TwoSites) {
     assert_eq!(sites.audited("proxy", "takeover.refused").await.unwrap().len(), 3);
 }
 
+/// A site that was taken over says so, and takes and gives nothing.
+async fn fenced(sites: &TwoSites) {
+    sites.await_lead("coordinator", "follows", 2).await.unwrap();
+    let refused = refusal(
+        scene
+            .sites
+            .ask_as("admin", "coordinator", &Request::Protect { workload: name(TREE) })
+            .await,
+    );
+    assert_eq!(refused.kind, RefusalKind::Stale, "{refused}");
+    let token = Request::TokenCreate { role: Role::Agent, name: name("x"), seconds_valid: 60 };
+    assert_eq!(
+        refusal(sites.ask_as("admin", "coordinator", &token).await).kind,
+        RefusalKind::Stale
+    );
+    let Response::Status(status) = sites.ask("coordinator", &Request::Status).await.unwrap() else {
+        panic!("no status")
+    };
+    assert!(status.alarms.iter().any(|text| text.contains("site b leads in term 2")), "{status:?}");
+    assert_eq!(sites.audited("coordinator", "lead.lost").await.unwrap().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_site_that_comes_back_is_fenced_brought_up_and_leads_again_with_the_points_of_both() {
     let (mut scene, [coordinator, agent, second]) = Scene::make().await;
@@ -183,25 +205,7 @@ async fn a_site_that_comes_back_is_fenced_brought_up_and_leads_again_with_the_po
 
     // Site a comes back as if nothing had happened.
     let coordinator = scene.sites.start_coordinator().unwrap();
-    scene.sites.await_lead("coordinator", "follows", 2).await.unwrap();
-    let refused = refusal(
-        scene
-            .sites
-            .ask_as("admin", "coordinator", &Request::Protect { workload: name(TREE) })
-            .await,
-    );
-    assert_eq!(refused.kind, RefusalKind::Stale, "{refused}");
-    let token = Request::TokenCreate { role: Role::Agent, name: name("x"), seconds_valid: 60 };
-    assert_eq!(
-        refusal(scene.sites.ask_as("admin", "coordinator", &token).await).kind,
-        RefusalKind::Stale
-    );
-    let Response::Status(status) = scene.sites.ask("coordinator", &Request::Status).await.unwrap()
-    else {
-        panic!("no status")
-    };
-    assert!(status.alarms.iter().any(|text| text.contains("site b leads in term 2")), "{status:?}");
-    assert_eq!(scene.sites.audited("coordinator", "lead.lost").await.unwrap().len(), 1);
+    fenced(&scene.sites).await;
 
     // It is brought up by itself, and keeps what only it has.
     scene.sites.await_points("coordinator", 3).await.unwrap();
