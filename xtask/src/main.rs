@@ -21,6 +21,7 @@ mod relay;
 mod scale;
 mod sites;
 mod stage;
+mod tape;
 mod test;
 mod vm;
 
@@ -57,6 +58,8 @@ enum Chore {
     Postgres(postgres::Arguments),
     /// Protect a million files and look at the memory it took
     Scale(scale::Arguments),
+    /// Copy a point to a tape library of tgt, beside the same driver writing out of memory
+    Tape(tape::Arguments),
     /// Install what the tests need, build, run every test and a slice of every campaign
     Test,
     /// Protect and boot a real machine under load, and kill the agent while it is frozen
@@ -76,6 +79,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Mount(arguments) => mount::run(&arguments),
         Chore::Postgres(arguments) => postgres::run(&arguments),
         Chore::Scale(arguments) => scale::run(&arguments),
+        Chore::Tape(arguments) => tape::run(&arguments),
         Chore::Test => test::run(),
         Chore::Vm(arguments) => vm::run(&arguments),
     }
