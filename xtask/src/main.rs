@@ -6,6 +6,7 @@
 
 mod agents;
 mod bench;
+mod chain;
 mod directory;
 mod export;
 mod fuzz;
@@ -40,6 +41,8 @@ enum Chore {
     Agents(agents::Arguments),
     /// Measure the whole against its peers on the same trees in the same run
     Bench(bench::Arguments),
+    /// A machine from its freeze to tape, over the loss of its site and back, on real parts
+    Chain(chain::Arguments),
     /// Lose a quarter of a domain of 20,000 users, and restore it from each copy
     Directory(directory::Arguments),
     /// Read an image through NBD beside a local file, and boot a machine from its point
@@ -70,6 +73,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Agents(arguments) => agents::run(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
+        Chore::Chain(arguments) => chain::run(&arguments),
         Chore::Directory(arguments) => directory::run(&arguments),
         Chore::Export(arguments) => export::run(&arguments),
         Chore::Fuzz(arguments) => fuzz::run(&arguments),

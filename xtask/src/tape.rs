@@ -4,7 +4,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "the library is a test's")]
 
 #[path = "../../store/tests/scsi_kit/mod.rs"]
-mod scsi_kit;
+pub(crate) mod scsi_kit;
 
 use std::io::Write as _;
 use std::time::Instant;
@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// The proxy begins again with another library.
-fn take_library(sites: &mut Sites, address: &str) -> Result<()> {
+pub(crate) fn take_library(sites: &mut Sites, address: &str) -> Result<()> {
     sites.kill(Role::Proxy)?;
     let file = sites.home(Role::Proxy).join("node.toml");
     let mut settings: toml::Table = std::fs::read_to_string(&file)?.parse()?;
