@@ -130,6 +130,7 @@ fn to_media(root: &Path, tree: &Path) -> PathBuf {
         identity: MediaIdentity { org: "acme".parse().unwrap(), repo: REPO },
         config: std::fs::read(vault.join("config")).unwrap(),
         keys: std::fs::read(vault.join("keys")).unwrap(),
+        released: std::collections::BTreeSet::new(),
     };
     let library = Arc::new(library);
     let mut writer = MediaSetWriter::open(library, order, Arc::new(SystemClock)).unwrap();
@@ -316,6 +317,7 @@ fn change_keys(media: &Path, passphrase: &str, recovery: &RecoveryKey) {
         identity: MediaIdentity { org: "acme".parse().unwrap(), repo: REPO },
         config,
         keys: RepoKeys::new(REPO, wraps.unwrap()).encode(),
+        released: std::collections::BTreeSet::new(),
     };
     let mut writer = MediaSetWriter::open(library, order, Arc::new(SystemClock)).unwrap();
     writer.begin(0).unwrap();

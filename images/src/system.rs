@@ -93,11 +93,7 @@ pub trait FileSystem: Send + Sync {
     /// # Errors
     ///
     /// A [`Problem`] if the node is no directory or a part of it is damaged.
-    fn list(
-        &self,
-        directory: NodeId,
-        each: &mut dyn FnMut(Named) -> bool,
-    ) -> Result<(), Problem>;
+    fn list(&self, directory: NodeId, each: &mut dyn FnMut(Named) -> bool) -> Result<(), Problem>;
 
     /// Reads from byte `at` of a file; 0 at its end only. Holes and what was never written are
     /// zeros.
