@@ -181,7 +181,7 @@ impl Fixture {
 
     async fn run(&self, order: Order, opener: Opener) -> Result<Ending, Failure> {
         let staging = self.root.path().join("staging");
-        from_media(&self.session, order, self.media.clone(), opener, staging, false).await
+        from_media(&self.session, order, self.media.clone(), opener, (staging, false, None)).await
     }
 
     fn packs_staged(&self) -> usize {
@@ -219,7 +219,8 @@ async fn a_selection_stages_only_what_it_needs() {
     let order = fixture.order(b"etc", &["3.bin"]);
     let staging = fixture.root.path().join("staging");
     let (opener, media) = (Opener::Recovery(RECOVERY), fixture.media.clone());
-    let ended = from_media(&fixture.session, order, media, opener, staging, true).await.unwrap();
+    let ended =
+        from_media(&fixture.session, order, media, opener, (staging, true, None)).await.unwrap();
     assert_eq!(ended, Ending::Done);
     let read = |path: &Path| std::fs::read(path).unwrap();
     let back = fixture.root.path().join("back");

@@ -8,6 +8,8 @@ mod orders;
 mod wait;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -151,6 +153,26 @@ impl Known {
             named.filter(|left| left.contents.as_ref().is_none_or(|on| on.medium == medium))
         })
     }
+}
+
+/// Where the cartridges are that a proxy's book says are in a vault, for whoever has only its
+/// directory left; nothing where there is no book.
+///
+/// # Errors
+/// The book cannot be read.
+pub fn places(home: &Path) -> Result<BTreeMap<Barcode, String>, JournalError> {
+    let path = home.join(CARTRIDGES_FILE);
+    let mut file = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        other => other.map_err(|source| JournalError::Io { path: path.clone(), source })?,
+    };
+    let mut known = Known::default();
+    journal::read(&path, &mut file, |line| known.apply(line.at, &line.barcode, &line.what))?;
+    let vaulted = known.left.into_iter().filter_map(|(barcode, left)| match left.place {
+        Place::Vault(place) => Some((barcode, place)),
+        Place::Mail | Place::Lost => None,
+    });
+    Ok(vaulted.collect())
 }
 
 /// The book of this site's cartridges.

@@ -16,6 +16,6 @@ mod replicate;
 mod run;
 mod visitors;
 
-pub use cartridges::{CARTRIDGES_FILE, JournalError as CartridgesError};
+pub use cartridges::{CARTRIDGES_FILE, JournalError as CartridgesError, places};
 pub use expire::{JOURNAL_FILE, JournalError};
 pub use run::{Proxy, ProxyError};

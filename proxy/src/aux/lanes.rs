@@ -137,3 +137,6 @@ fn merged(outcomes: Vec<Outcome>) -> Outcome {
     let text = texts.join("; ");
     failed.map_or(Ok((sum, text.clone())), |kind| Err(Refusal::new(kind, text)))
 }
+
+#[cfg(test)]
+mod tests;

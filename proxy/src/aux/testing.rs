@@ -52,7 +52,12 @@ pub(crate) fn manifest(point: PointId) -> Vec<u8> {
 
 /// Framed as the format says.
 pub(crate) fn manifest_over(point: PointId, roots: &[Reference]) -> Vec<u8> {
-    let names = (*REPO.as_bytes(), *WORKLOAD.as_bytes(), *point.as_bytes());
+    manifest_of(WORKLOAD, point, roots)
+}
+
+/// The same of any workload.
+pub(crate) fn manifest_of(workload: WorkloadId, point: PointId, roots: &[Reference]) -> Vec<u8> {
+    let names = (*REPO.as_bytes(), *workload.as_bytes(), *point.as_bytes());
     let head = postcard::to_stdvec(&(names, 5_i64, 0_u8, roots, 1_u32, 1_u32)).unwrap();
     let mut bytes = b"SRPOIN01".to_vec();
     bytes.extend_from_slice(&u32::try_from(head.len()).unwrap().to_le_bytes());

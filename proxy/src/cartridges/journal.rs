@@ -47,24 +47,15 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Opens or begins it; `tell` hears every line.
-    pub(super) fn open(path: &Path, mut tell: impl FnMut(Line)) -> Result<Self, JournalError> {
+    pub(super) fn open(path: &Path, tell: impl FnMut(Line)) -> Result<Self, JournalError> {
         let failed = |source| JournalError::Io { path: path.to_owned(), source };
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true);
         let mut file = options.open(path).map_err(failed)?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(failed)?;
-        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        for (number, line) in text[..whole].split_inclusive(|byte| *byte == b'\n').enumerate() {
-            tell(serde_json::from_slice(line).map_err(|source| JournalError::Line {
-                path: path.to_owned(),
-                line: number + 1,
-                source,
-            })?);
-        }
+        let bytes = read(path, &mut file, tell)?;
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), file, bytes: whole as u64 })
+        Ok(Self { path: path.to_owned(), file, bytes })
     }
 
     /// Writes a line and waits until it is on disk.
@@ -92,4 +83,24 @@ impl Journal {
         self.bytes += text.len() as u64;
         Ok(())
     }
+}
+
+/// Reads every whole line; how many bytes they are.
+pub(super) fn read(
+    path: &Path,
+    file: &mut File,
+    mut tell: impl FnMut(Line),
+) -> Result<u64, JournalError> {
+    let mut text = Vec::new();
+    let failed = |source| JournalError::Io { path: path.to_owned(), source };
+    file.read_to_end(&mut text).map_err(failed)?;
+    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    for (number, line) in text[..whole].split_inclusive(|byte| *byte == b'\n').enumerate() {
+        tell(serde_json::from_slice(line).map_err(|source| JournalError::Line {
+            path: path.to_owned(),
+            line: number + 1,
+            source,
+        })?);
+    }
+    Ok(whole as u64)
 }
