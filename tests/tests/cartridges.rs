@@ -11,7 +11,6 @@ use strongroom_node::scrubber::ScrubSettings;
 use strongroom_protocol::admin::{
     CartridgeOrder, CartridgeRow, CopyRow, Request, Response, Whereabouts,
 };
-use strongroom_protocol::opening::RefusalKind;
 use strongroom_tests::site::{Running, TwoSites, policy};
 
 struct Scene {
@@ -47,10 +46,10 @@ impl Scene {
         let request = Request::Cartridges { order };
         self.sites
             .wait_for("an order about cartridges", async |sites| {
-                Ok(match sites.ask("proxy", &request).await? {
-                    Response::Refused(refusal) if refusal.text.contains("are in use") => None,
-                    other => Some(other),
-                })
+                match sites.ask("proxy", &request).await {
+                    Err(error) if format!("{error:#}").contains("drives are in use") => Ok(None),
+                    other => other.map(Some),
+                }
             })
             .await
             .unwrap()
@@ -78,8 +77,8 @@ async fn a_copy_in_a_vault_is_there_is_asked_for_by_name_and_is_proven_when_it_i
     let mut scene = on_media(dir.path()).await;
     let barcodes = || vec![FIRST.to_owned()];
     let at_coordinator = Request::Cartridges { order: CartridgeOrder::List };
-    let answer = scene.sites.ask("coordinator", &at_coordinator).await.unwrap();
-    assert!(matches!(answer, Response::Refused(refusal) if refusal.kind == RefusalKind::Forbidden));
+    let refused = scene.sites.ask("coordinator", &at_coordinator).await.unwrap_err();
+    assert!(format!("{refused:#}").contains("ask the proxy"), "{refused:#}");
 
     let exported = scene.order(CartridgeOrder::Export { barcodes: barcodes() }).await;
     assert!(
