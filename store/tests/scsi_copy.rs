@@ -14,13 +14,15 @@ use media_kit::{Load, order};
 use scsi_kit::{MAIL, Tgt, tape};
 use strongroom_protocol::{Clock, FixedClock, Timestamp};
 use strongroom_store::media::{
-    Health, MediaReader, MediaSetWriter, Source, Spare, copy_media, wanting,
+    BLOCK_BYTES, Health, MediaReader, MediaSetWriter, Source, Spare, copy_media, wanting,
 };
 use strongroom_store::tape::scsi::{Answer, Connect, Data, ScsiLibrary, Transport, connect};
 use strongroom_store::tape::{MailSlot, TapeError, TapeLibrary};
 
 const READ: u8 = 0x08;
 const WRITE: u8 = 0x0a;
+/// The arm carries a cartridge.
+const MOVE: u8 = 0xa5;
 /// How long a drive waits for another: on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -59,7 +61,7 @@ struct Watched {
 
 impl Transport for Watched {
     fn execute(&mut self, cdb: &[u8], data: Data<'_>, patience: Duration) -> io::Result<Answer> {
-        let moves = matches!(cdb[0], READ | WRITE);
+        let moves = matches!(cdb[0], READ | WRITE | MOVE);
         if moves && !self.events.note(&self.unit, cdb[0]) {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -115,7 +117,7 @@ fn a_set_on_two_cartridges_is_copied_while_both_drives_move() {
     // Between the first block written and the last one, the other drive read again.
     let moved = events.moved.lock().unwrap();
     let writes = |(_, command): &&(String, u8)| *command == WRITE;
-    let packs: Vec<&(String, u8)> = moved.iter().skip_while(|event| event.1 == READ).collect();
+    let packs: Vec<&(String, u8)> = moved.iter().skip_while(|event| event.1 != WRITE).collect();
     let writing = moved.iter().find(writes).unwrap().0.clone();
     let last = packs.iter().rposition(|event| event.1 == WRITE).unwrap();
     let read_meanwhile = packs[..last].iter().filter(|e| e.1 == READ && e.0 != writing).count();
@@ -188,4 +190,36 @@ fn every_cartridge_that_is_wanted_is_named_before_any_is_read() {
     assert!(gone.fetch.is_empty() && !gone.nowhere.is_empty());
     library.import().unwrap();
     load.assert_readable(&reader(&library));
+}
+
+#[test]
+fn many_packs_are_read_with_each_cartridge_loaded_once_and_one_pack_by_its_own_blocks() {
+    let tgt = Tgt::start(5, 4);
+    let (library, events) = watched(&tgt, 0);
+    let load = Load::new(1, 9, 900_000);
+    let report = load.session(&mut writer(&library, "weekly")).unwrap();
+    assert!(report.media.len() >= 3, "{report:?}");
+    let read = reader(&library);
+    let count = |command: u8| {
+        let moved = std::mem::take(&mut *events.moved.lock().unwrap());
+        moved.into_iter().filter(|event| event.1 == command).count()
+    };
+    count(MOVE);
+    let mut came = Vec::new();
+    let all = read.fetch_packs(&load.ids(), &mut |pack, source| {
+        came.push(pack);
+        io::copy(source, &mut io::sink()).map(drop)
+    });
+    assert!(all.unwrap().missing.is_empty());
+    let written: Vec<_> = load.packs.iter().map(|(pack, _)| *pack).collect();
+    assert_eq!(came, written, "in the order in which they lie");
+    assert_eq!(count(MOVE), 2 * report.media.len(), "each is carried there and back once");
+
+    // Where one lies is known: nothing else is read for it.
+    let (pack, bytes) = &load.packs[7];
+    let one = read
+        .fetch_packs(&[*pack].into(), &mut |_, source| io::copy(source, &mut io::sink()).map(drop));
+    assert!(one.unwrap().missing.is_empty());
+    // Its blocks, and the mark behind them.
+    assert_eq!(count(READ), bytes.len().div_ceil(BLOCK_BYTES) + 1);
 }

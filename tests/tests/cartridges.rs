@@ -129,3 +129,32 @@ async fn a_copy_in_a_vault_is_there_is_asked_for_by_name_and_is_proven_when_it_i
         .await
         .unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_from_cartridge_to_cartridge_goes_on_the_books_without_being_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let scene = on_media(dir.path()).await;
+    let set = || "yearly".parse().unwrap();
+    let copy = CartridgeOrder::Copy { barcode: FIRST.to_owned(), set: set() };
+    let copied = scene.order(copy).await;
+    assert!(matches!(&copied, Response::Done(text) if text.contains("T00002L9")), "{copied:?}");
+    let before = scene.row("T00002L9").await;
+    assert_eq!((before.set, before.points), (Some(set()), 1));
+
+    let second = "[policy.standard.copy.vault]\nkind = \"aux\"\nfrom = \"secondary\"\n\
+                  media_set = \"yearly\"\nmin_proof = \"hash-verified\"\nkeep = { newest = 10 }\n";
+    let text =
+        policy(&dir.path().join("source")).replace("[workload.", &format!("{second}[workload."));
+    scene.sites.apply(&text).await.unwrap();
+    scene.sites.await_copy("vault", "hash-verified").await.unwrap();
+    let points = scene.sites.points("coordinator").await.unwrap();
+    let mut rows = points.iter().flat_map(|point| &point.copies);
+    let row = rows.find(|row| row.copy.as_str() == "vault").unwrap();
+    assert_eq!(row.bytes, 0, "nothing was sent for it");
+    let after = scene.row("T00002L9").await;
+    assert_eq!(
+        (after.used_bytes, after.points),
+        (before.used_bytes, 1),
+        "nothing was written for it"
+    );
+}
