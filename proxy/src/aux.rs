@@ -143,6 +143,7 @@ fn forget_lost(
             io::copy(source, &mut io::sink()).map(drop)
         })
         .map_err(|error| unavailable(&error))?;
+    media.note_flawed(&report.flawed)?;
     // What can be fetched is not lost.
     let flawed: HashSet<PackId> = report.flawed.iter().map(|flawed| flawed.pack).collect();
     let told = known.wanting(&reader, &report.missing, &[]);

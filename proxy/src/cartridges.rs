@@ -76,6 +76,10 @@ pub(crate) enum What {
     },
     /// An inventory met it.
     Returned,
+    /// Packs on it could not be read.
+    Flawed {
+        packs: usize,
+    },
     /// What is on it was written to another set.
     Copied {
         set: MediaSetName,
@@ -126,6 +130,8 @@ impl Left {
 pub(crate) struct Known {
     pub(crate) left: BTreeMap<Barcode, Left>,
     pub(crate) retired: BTreeMap<MediumId, Vec<Barcode>>,
+    /// Since when packs could not be read.
+    pub(crate) flawed: BTreeMap<Barcode, Timestamp>,
 }
 
 impl Known {
@@ -140,8 +146,14 @@ impl Known {
             What::Vaulted { place, contents } => leave(Place::Vault(place.clone()), contents),
             What::Lost { contents } => leave(Place::Lost, contents),
             What::Returned => drop(self.left.remove(barcode)),
+            What::Flawed { .. } => {
+                self.flawed.entry(barcode.clone()).or_insert(at);
+            }
             What::Copied { .. } => {}
-            What::Retired { medium, onto } => drop(self.retired.insert(*medium, onto.clone())),
+            What::Retired { medium, onto } => {
+                self.flawed.remove(barcode);
+                self.retired.insert(*medium, onto.clone());
+            }
         }
     }
 

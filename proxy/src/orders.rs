@@ -1,6 +1,7 @@
 //! What the coordinator may order a proxy to do: replicate, write media, prove, look, give back
 //! what it lost, and let go of points as far as the floor of this site allows.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,11 +13,12 @@ use strongroom_protocol::control::{
 };
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Clock, MediaSetName, PointId, Timestamp};
+use strongroom_store::media::FlawedPack;
 use strongroom_store::repo::Repo;
-use strongroom_store::tape::TapeLibrary;
+use strongroom_store::tape::{Barcode, TapeLibrary};
 
 use crate::aux::Tally;
-use crate::cartridges::{Cartridges, Known};
+use crate::cartridges::{Cartridges, Known, What};
 use crate::expire::Keeper;
 use crate::proofs::Proofs;
 use crate::{aux, heal, look, prove, replicate};
@@ -49,6 +51,22 @@ impl Media {
     /// What is known of cartridges, after a look at the library.
     pub(crate) fn known(&self) -> Result<Known, Refusal> {
         self.cartridges.look(&*self.library, self.clock.now())
+    }
+
+    /// Notes cartridges from which packs did not come whole: they are due for refresh.
+    pub(crate) fn note_flawed(&self, flawed: &[FlawedPack]) -> Result<(), Refusal> {
+        let mut packs: BTreeMap<&Barcode, usize> = BTreeMap::new();
+        for pack in flawed {
+            *packs.entry(&pack.barcode).or_default() += 1;
+        }
+        let known = self.cartridges.known();
+        for (barcode, packs) in packs {
+            if !known.flawed.contains_key(barcode) {
+                let what = What::Flawed { packs };
+                self.cartridges.note(self.clock.now(), "reading", barcode, what)?;
+            }
+        }
+        Ok(())
     }
 }
 

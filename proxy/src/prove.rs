@@ -196,6 +196,7 @@ pub(crate) fn read_media(
             io::copy(source, &mut io::sink()).map(drop)
         })
         .map_err(|error| unavailable(&error))?;
+    media.note_flawed(&report.flawed)?;
     if !report.missing.is_empty() {
         let wanted: Vec<_> = report.wanted.iter().map(ToString::to_string).collect();
         let text = unread(report.missing.len(), needed.len(), &wanted);

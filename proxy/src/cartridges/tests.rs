@@ -1,4 +1,9 @@
+//! A site with a library that is a directory: what leaves it, what comes back, what is copied.
+
 #![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+
+#[path = "killed_tests.rs"]
+mod killed;
 
 use std::fs;
 use std::num::NonZeroU32;
@@ -9,7 +14,7 @@ use strongroom_node::home::MediaSettings;
 use strongroom_protocol::admin::{CartridgeOrder, CartridgeRow, Response};
 use strongroom_protocol::{Clock, FixedClock};
 use strongroom_store::disk::sim::SimDisk;
-use strongroom_store::media::{Health, MediaReader, MediaSetWriter, RepoPack};
+use strongroom_store::media::{MediaSetWriter, RepoPack};
 use strongroom_store::repo::Repo;
 use strongroom_store::tape::{Shape, VirtualLibrary};
 use tempfile::TempDir;
@@ -351,67 +356,23 @@ fn the_book_survives_a_torn_line_and_is_not_read_over_an_unknown_one() {
     assert!(Cartridges::open(Path::new("/nowhere/at/all")).is_err());
 }
 
-/// The directory of a child that is to be killed.
-const KILLED: &str = "STRONGROOM_KILLED_IN";
-
-/// Refreshes one cartridge after another until it is killed.
-fn refresh_without_end(dir: &Path) {
-    let library = Arc::new(VirtualLibrary::open(&dir.join("library")).unwrap());
-    let keeping = Keeping {
-        repo: repo(&SimDisk::new()),
-        library: library.clone(),
-        book: Arc::new(Cartridges::open(&dir.join(CARTRIDGES_FILE)).unwrap()),
-        settings: MediaSettings::default(),
-        clock: Arc::new(FixedClock::at(Timestamp::from_unix_seconds(1_800_000_000))),
-        spare: dir.join("spare"),
-        by: "operator/ann".to_owned(),
-    };
-    loop {
-        let known = keeping.book.known();
-        let media = MediaReader::open(library.clone()).unwrap().media().into_iter();
-        let current = media.filter(|medium| medium.health != Health::Absent);
-        let current = current.filter(|medium| !known.retired.contains_key(&medium.medium));
-        let barcodes = current.map(|medium| medium.barcode.to_string()).take(1).collect();
-        // That no cartridge is free is no reason to end: the next round looks again.
-        drop(carry_out(&keeping, CartridgeOrder::Refresh { barcodes }));
-    }
-}
-
 #[test]
-fn killed_at_any_moment_of_a_refresh_nothing_is_lost_and_nothing_is_retired_too_early() {
-    if let Some(dir) = std::env::var_os(KILLED) {
-        refresh_without_end(Path::new(&dir));
-        return;
-    }
-    let mut scene = Scene::new(3, 1, 2);
-    let root = scene.dir.path().join("library");
-    for round in 0..12_u64 {
-        let Scene { dir, repo, library, settings } = scene;
-        // It is locked for one process at a time.
-        drop(library);
-        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "--test-threads=1"]);
-        command.arg(std::thread::current().name().unwrap());
-        command.env(KILLED, dir.path()).stdout(std::process::Stdio::null());
-        let mut child = command.spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(40 + round * 37 % 170));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let library = Arc::new(VirtualLibrary::open(&root).unwrap());
-        scene = Scene { dir, repo, library, settings };
-        assert_eq!(scene.lost(), [], "round {round}");
-        assert!(scene.proven().is_ok(), "round {round}");
-        // Without what may be written anew all of it is still there.
-        let released = scene.book().known().released(&scene.library.inventory().unwrap());
-        let reader = MediaReader::open(scene.library.clone()).unwrap();
-        let stays = |places: &[strongroom_store::media::Place]| {
-            places.iter().any(|place| !released.contains(&place.medium))
-        };
-        let held = reader.held();
-        assert!(stays(&held.points[&POINT].places), "round {round}");
-        for pack in scene.repo.packs() {
-            assert!(stays(&held.packs[&pack].places), "round {round}");
-        }
-    }
-    assert!(!scene.book().known().retired.is_empty(), "no refresh came to its end");
+fn a_cartridge_with_packs_that_could_not_be_read_is_due_until_it_is_refreshed() {
+    let scene = Scene::new(3, 2, 2);
+    scene.done(CartridgeOrder::Copy {
+        barcode: barcode(1).to_string(),
+        set: "other".parse().unwrap(),
+    });
+    let path = scene.file(1);
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(8).position(|bytes| bytes == b"SRPACK01").unwrap() + 70;
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert!(scene.proven().is_ok(), "the other copy has it");
+    assert!(scene.row(1).detail.contains("due for refresh: packs on it"), "{:?}", scene.row(1));
+    assert!(!scene.row(2).detail.contains("due"));
+    let text = scene.done(CartridgeOrder::Refresh { barcodes: Vec::new() });
+    assert!(text.starts_with("SR0001L9 is retired") && text.contains("SR0003L9"), "{text}");
+    assert!(!scene.row(3).detail.contains("due"));
+    assert!(scene.row(1).detail.contains("retired"));
 }

@@ -1,3 +1,5 @@
+//! A library of two drives that begin to write only together.
+
 #![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
 use std::collections::BTreeSet;

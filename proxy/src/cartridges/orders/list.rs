@@ -6,7 +6,7 @@ use strongroom_store::media::{Health, MediumInfo};
 use strongroom_store::tape::Barcode;
 
 use super::{Answer, Keeping, Look};
-use crate::cartridges::{Contents, Left};
+use crate::cartridges::{Contents, Known, Left};
 
 const DAY_SECONDS: i64 = 86_400;
 
@@ -64,7 +64,7 @@ impl Keeping {
                 false => "may be written from its beginning",
             };
             words.push(format!("retired: all of it is on {}; {next}", onto.join(" ")));
-        } else if let Some(why) = self.due(medium) {
+        } else if let Some(why) = self.due(&look.known, medium) {
             words.push(format!("due for refresh: {why}"));
         }
         words.retain(|word| !word.is_empty());
@@ -82,12 +82,15 @@ impl Keeping {
     }
 
     /// Why a cartridge that is here should be copied to a younger one.
-    pub(super) fn due(&self, medium: &MediumInfo) -> Option<String> {
+    pub(super) fn due(&self, known: &Known, medium: &MediumInfo) -> Option<String> {
         match medium.health {
             Health::LabelDamaged => return Some("its label cannot be read".to_owned()),
             Health::CatalogDamaged => return Some("its catalog cannot be read".to_owned()),
             Health::Absent => return None,
             _ => {}
+        }
+        if let Some(at) = known.flawed.get(&medium.barcode) {
+            return Some(format!("packs on it could not be read at {at}"));
         }
         let days = i64::from(self.settings.refresh_days?.get());
         let age = self.now().seconds_since(medium.written) / DAY_SECONDS;

@@ -79,7 +79,8 @@ impl Keeping {
         }
         if named.is_empty() {
             let due = |medium: &MediumInfo| {
-                self.due(medium).is_some() && !look.known.retired.contains_key(&medium.medium)
+                self.due(&look.known, medium).is_some()
+                    && !look.known.retired.contains_key(&medium.medium)
             };
             media = reader.media().into_iter().filter(due).collect();
         }
