@@ -135,7 +135,10 @@ fn merged(outcomes: Vec<Outcome>) -> Outcome {
         }
     }
     let text = texts.join("; ");
-    failed.map_or(Ok((sum, text.clone())), |kind| Err(Refusal::new(kind, text)))
+    match failed {
+        None => Ok((sum, text)),
+        Some(kind) => Err(Refusal::new(kind, text)),
+    }
 }
 
 #[cfg(test)]
