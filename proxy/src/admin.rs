@@ -81,8 +81,9 @@ fn look_up(site: &Site, request: Request, by: Identity) -> Answer<Response> {
             proven(site, ProofNews { point, copy, by, at, showing }).map(Response::Done)
         }
         _ => {
-            let text = "a proxy answers status, points, why, media, verify, space and scrub, \
-                        moves and copies cartridges, and hears of proofs; ask the coordinator for the rest";
+            let text = "a proxy answers status, points, why, media, verify, space and scrub, moves \
+                        and copies cartridges, and hears of proofs; ask the coordinator for the \
+                        rest";
             Err(Refusal::new(RefusalKind::Forbidden, text))
         }
     }
