@@ -163,6 +163,10 @@ fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal>
             }
             Ok(Response::Space(report))
         }
+        Request::Cartridges { .. } => {
+            let text = "a coordinator has no tape library: ask the proxy, with --site";
+            Err(Refusal::new(RefusalKind::Forbidden, text))
+        }
         Request::Lead => Ok(Response::Lead(lead::report(site))),
         Request::Cancel { .. }
         | Request::LeadConfirm { .. }

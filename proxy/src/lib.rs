@@ -6,6 +6,7 @@
 
 mod admin;
 mod aux;
+mod cartridges;
 mod expire;
 mod heal;
 mod lead;
@@ -17,5 +18,6 @@ mod replicate;
 mod run;
 mod visitors;
 
+pub use cartridges::{CARTRIDGES_FILE, JournalError as CartridgesError, places};
 pub use expire::{JOURNAL_FILE, JournalError};
 pub use run::{After, Proxy, ProxyError};

@@ -30,6 +30,7 @@ use strongroom_store::tape::{self, TapeError, TapeLibrary};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::cartridges::{CARTRIDGES_FILE, Cartridges, JournalError as CartridgesError};
 use crate::expire::{JOURNAL_FILE, JournalError, Keeper};
 use crate::heal::ProxyMender;
 use crate::orders::Hands;
@@ -38,6 +39,8 @@ use crate::visitors::Site;
 
 /// Orders waiting to be looked at.
 const ORDERS_MAX: usize = 64;
+/// In the proxy's directory: what is between two cartridges, where there is one drive.
+const SPARE_FOLDER: &str = "media-spool";
 
 /// Between the order that this site leads and the end of the proxy.
 const SWITCH_PAUSE: Duration = Duration::from_millis(300);
@@ -75,6 +78,9 @@ pub enum ProxyError {
     /// The journal of orders to remove points.
     #[error("the journal of expiry is not usable")]
     Journal(#[from] JournalError),
+    /// The book of cartridges.
+    #[error("the book of cartridges is not usable")]
+    Cartridges(#[from] CartridgesError),
     /// Who did what.
     #[error("the audit log is not usable")]
     Audit(#[from] AuditError),
@@ -125,6 +131,9 @@ impl Proxy {
         let hands = Arc::new(Hands {
             repo: repo.clone(),
             library: library.clone(),
+            cartridges: Arc::new(Cartridges::open(&home.path(CARTRIDGES_FILE))?),
+            media: settings.media.clone(),
+            spare: home.path(SPARE_FOLDER),
             drives: tokio::sync::Mutex::new(()),
             clock,
             keeper: Arc::new(keeper),

@@ -153,10 +153,7 @@ async fn alone(sites: &TwoSites) {
 async fn fenced(sites: &TwoSites) {
     sites.await_lead("coordinator", "follows", 2).await.unwrap();
     let refused = refusal(
-        scene
-            .sites
-            .ask_as("admin", "coordinator", &Request::Protect { workload: name(TREE) })
-            .await,
+        sites.ask_as("admin", "coordinator", &Request::Protect { workload: name(TREE) }).await,
     );
     assert_eq!(refused.kind, RefusalKind::Stale, "{refused}");
     let token = Request::TokenCreate { role: Role::Agent, name: name("x"), seconds_valid: 60 };

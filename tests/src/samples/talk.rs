@@ -11,7 +11,7 @@ use strongroom_protocol::{Generation, Lead, PointId, Role, Term};
 
 use super::{Sampled, at, id, identity, name, pack, refusal};
 
-const KINDS: [RefusalKind; 9] = [
+const KINDS: [RefusalKind; 10] = [
     RefusalKind::Forbidden,
     RefusalKind::Unknown,
     RefusalKind::Stale,
@@ -21,6 +21,7 @@ const KINDS: [RefusalKind; 9] = [
     RefusalKind::Missing,
     RefusalKind::Cancelled,
     RefusalKind::Internal,
+    RefusalKind::Away,
 ];
 
 impl Sampled for Opening {
