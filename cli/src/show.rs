@@ -53,7 +53,7 @@ pub(crate) fn response(response: &Response, face: &Face) -> String {
         Response::Cartridges(rows) => cartridges::table(rows, face),
         Response::Space(report) => space::space(report, face),
         Response::Lead(report) => lead::lead(report, face),
-        Response::Proposed { proposal, doubts } => lead::proposed(proposal, doubts, face),
+        Response::Proposed(proposal) => lead::proposal(proposal, face),
         Response::Audit { checked, broken_at, records } => {
             people::audit(*checked, *broken_at, records, face)
         }

@@ -67,9 +67,8 @@ async fn offer_again_and_again(site: &Site, uplink: &Uplink) {
         let standing = site.lead.standing();
         match offer(site, &contact.link).await {
             Ok(Some(reseeded)) => {
-                let lacking = reseeded.lacking.first();
-                site.note_reseeding(told(&reseeded));
-                if let (Standing::HandsOver(next), None) = (standing, lacking) {
+                site.note_reseeding(reseeded.to_string());
+                if let (Standing::HandsOver(next), 0) = (standing, reseeded.lacking) {
                     uplink.say(FromNode::HandBack(next)).await;
                 }
             }
@@ -87,17 +86,4 @@ async fn offer(site: &Site, link: &Link) -> Result<Option<Reseeded>, AskError> {
     let (mut sender, mut receiver) = open(link, Opening::Reseed).await?;
     let given = packs::give(&site.repo, &mut sender, &mut receiver).await?;
     Ok(given.reseeded)
-}
-
-fn told(reseeded: &Reseeded) -> String {
-    let Reseeded { held, let_go, only_there, lacking } = reseeded;
-    let mut text = format!(
-        "the other site holds {held} of the points here, let go {let_go}, and has {only_there} of \
-         its own"
-    );
-    match lacking.first() {
-        Some(first) => text.push_str(&format!("; it lacks: {first}")),
-        None => text.push_str("; it lacks nothing"),
-    }
-    text
 }

@@ -25,8 +25,8 @@ use crate::{admin, commit};
 
 /// The subject of the alarm about who leads.
 pub(crate) const LEAD: &str = "lead";
-/// What is lacking is named up to so many; the rest is counted.
-const LACKING_NAMED_MAX: usize = 20;
+/// Reasons that are told.
+const WHY_NAMED_MAX: usize = 20;
 
 impl Site {
     /// Whether points may go: only where the site leads by itself, and knows why they are kept.
@@ -97,13 +97,13 @@ pub(crate) fn propose(
     let made = site
         .lead
         .may(order, site.in_place_of.as_ref())
-        .and_then(|()| site.persons.propose(order, by.clone(), why, site.now()));
+        .and_then(|()| site.persons.propose(order, by.clone(), why, Vec::new(), site.now()));
     let proposal = made.inspect_err(|refusal| {
         site.record(&by.to_string(), &format!("{word}.refused"), "propose", &refusal.to_string());
     })?;
     let record = site.try_record(&by.to_string(), &format!("{word}.proposed"), &proposal.id, why);
     record.map_err(|error| admin::unavailable(&error))?;
-    Ok(Response::Proposed { proposal, doubts: Vec::new() })
+    Ok(Response::Proposed(proposal))
 }
 
 /// The second person's: it is done when this returns.
@@ -207,46 +207,33 @@ pub(crate) async fn be_brought_up(site: &Site, visit: Visit) -> Result<(), LinkE
             return Ok(());
         }
     };
-    // Few points at a time; what the catalog does not take is found at the next round.
-    let mut lacking = healed.refused.clone();
+    let mut why = healed.refused;
     if let Err(error) = commit::catch_up(site) {
-        lacking.push(format!("the catalog: {error}"));
+        why.push(format!("the catalog: {error}"));
     }
     let offered: BTreeSet<PointId> = offered.into_iter().collect();
     let here = site.repo.points().unwrap_or_default();
     let here: BTreeSet<PointId> = here.into_iter().map(|(_, point)| point).collect();
     let missing = offered.difference(&here).filter(|point| !gone.contains(*point)).count();
-    if missing > healed.refused.len() {
-        lacking.push(format!("{missing} points"));
-    }
-    let named = lacking.len().min(LACKING_NAMED_MAX);
+    // What came and is in no catalog is not there yet.
+    let lacking = missing.max(why.len());
+    why.truncate(WHY_NAMED_MAX);
     let reseeded = Reseeded {
         held: offered.intersection(&here).count() as u64,
         let_go: offered.intersection(&gone).count() as u64,
         only_there: here.difference(&offered).count() as u64,
-        lacking: lacking.drain(..named).collect(),
+        lacking: lacking as u64,
+        why,
     };
     if !healed.points.is_empty() {
-        let detail = format!("{} points came, {} are lacking", healed.points.len(), missing);
-        site.record(&who, "reseed", "primary", &detail);
+        let came = healed.points.len();
+        site.record(&who, "reseed", "primary", &format!("{came} points came; {reseeded}"));
     }
-    site.note_reseeding(sentence(&reseeded, missing));
+    site.note_reseeding(reseeded.to_string());
     sender.send(&FromProxy::Reseeded(reseeded)).await?;
     sender.finish();
     sender.delivered().await;
     Ok(())
-}
-
-fn sentence(reseeded: &Reseeded, missing: usize) -> String {
-    let Reseeded { held, let_go, only_there, lacking } = reseeded;
-    let mut text = format!(
-        "of the points of the site that leads {held} are here and {missing} are lacking; {let_go} \
-         were let go here before, and {only_there} are only here"
-    );
-    if let Some(first) = lacking.first() {
-        text.push_str(&format!("; {first}"));
-    }
-    text
 }
 
 /// Why a coordinator that leads is not brought up.

@@ -51,6 +51,7 @@ impl Persons {
         order: LeadOrder,
         by: Identity,
         why: &str,
+        doubts: Vec<String>,
         now: Timestamp,
     ) -> Result<Proposal, Refusal> {
         let why = why.trim();
@@ -69,6 +70,7 @@ impl Persons {
             by,
             why: why.to_owned(),
             expires: now.plus_seconds(PROPOSAL_SECONDS),
+            doubts,
         };
         *self.waiting() = Some(proposal.clone());
         Ok(proposal)
@@ -166,7 +168,7 @@ mod tests {
     }
 
     fn propose(persons: &Persons) -> Proposal {
-        persons.propose(LeadOrder::TakeOver, person("ann"), "fire at a", NOW).unwrap()
+        persons.propose(LeadOrder::TakeOver, person("ann"), "fire at a", Vec::new(), NOW).unwrap()
     }
 
     fn kind(refused: Result<Proposal, Refusal>) -> RefusalKind {
@@ -178,7 +180,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("audit.log");
         let persons = Persons::default();
-        assert!(persons.propose(LeadOrder::TakeOver, person("ann"), " ", NOW).is_err());
+        assert!(persons.propose(LeadOrder::TakeOver, person("ann"), " ", Vec::new(), NOW).is_err());
         let asked = propose(&persons);
         let other_site = "strongroom://acme/site/a/operator/ann".parse().unwrap();
         for same in [person("ann"), other_site] {
@@ -230,7 +232,8 @@ mod tests {
             assert_eq!(confirmed.is_ok(), is_second, "{name}");
             let (persons, later) = (Persons::default(), NOW.plus_seconds(NEW_SECONDS));
             let ann = person("ann");
-            let asked = persons.propose(LeadOrder::TakeOver, ann, "fire", later).unwrap();
+            let asked =
+                persons.propose(LeadOrder::TakeOver, ann, "fire", Vec::new(), later).unwrap();
             persons.confirm(&asked.id, &person(name), &path, later).unwrap();
         }
     }

@@ -219,7 +219,7 @@ pub enum Response {
     Scrub(ScrubReport),
     Cartridges(Vec<CartridgeRow>),
     Lead(LeadReport),
-    Proposed { proposal: Proposal, doubts: Vec<String> },
+    Proposed(Proposal),
 }
 message!(Response, "response", 23);
 

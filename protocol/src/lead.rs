@@ -94,8 +94,22 @@ pub struct Reseeded {
     pub let_go: u64,
     /// Points that only it holds.
     pub only_there: u64,
-    /// What it still lacks, and why, each in a sentence.
-    pub lacking: Vec<String>,
+    /// Points that it lacks still.
+    pub lacking: u64,
+    /// Why, each in a sentence; not all of them where they are many.
+    pub why: Vec<String>,
+}
+
+impl fmt::Display for Reseeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { held, let_go, only_there, lacking, why } = self;
+        write!(
+            f,
+            "of the points of the site that leads {held} are at the other and {lacking} are \
+             lacking there; {let_go} were let go there before, and {only_there} are only there"
+        )?;
+        why.first().map_or(Ok(()), |first| write!(f, "; {first}"))
+    }
 }
 
 /// Who leads, as a node knows it.
@@ -118,6 +132,8 @@ pub struct Proposal {
     pub by: Identity,
     pub why: String,
     pub expires: Timestamp,
+    /// What speaks against it, each in a sentence.
+    pub doubts: Vec<String>,
 }
 
 /// Why a coordinator that does not lead does not do something.

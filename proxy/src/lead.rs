@@ -77,12 +77,14 @@ pub(crate) fn propose(
     by: &Identity,
 ) -> Result<Response, Refusal> {
     let (word, now) = (order.as_str(), site.guard.clock().now());
-    let made =
-        site.lead.may(order, None).and_then(|()| site.persons.propose(order, by.clone(), why, now));
+    let made = site
+        .lead
+        .may(order, None)
+        .and_then(|()| site.persons.propose(order, by.clone(), why, site.doubts(), now));
     let proposal =
         made.map_err(|refusal| site.refused(by, &format!("{word}.refused"), "propose", refusal))?;
     site.record(&by.to_string(), &format!("{word}.proposed"), &proposal.id, why)?;
-    Ok(Response::Proposed { proposal, doubts: site.doubts() })
+    Ok(Response::Proposed(proposal))
 }
 
 /// The second person's: when this returns the site leads, and the proxy ends to go on as that.

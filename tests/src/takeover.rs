@@ -63,7 +63,7 @@ impl TwoSites {
     pub async fn propose(&self, person: &str, order: LeadOrder) -> anyhow::Result<String> {
         let request = Request::LeadPropose { order, why: "fire at a".to_owned() };
         match self.ask_as(person, "proxy", &request).await? {
-            Response::Proposed { proposal, .. } => Ok(proposal.id),
+            Response::Proposed(proposal) => Ok(proposal.id),
             other => bail!("no proposal: {other:?}"),
         }
     }

@@ -23,22 +23,18 @@ pub(crate) fn line(report: &LeadReport) -> String {
 }
 
 /// An order that waits, and how it is confirmed.
-pub(crate) fn proposed(waiting: &Proposal, doubts: &[String], face: &Face) -> String {
-    let mut text = proposal(waiting, face);
-    for doubt in doubts {
-        text.push_str(&format!("look twice: {}\n", human::text(doubt)));
-    }
-    text
-}
-
-fn proposal(waiting: &Proposal, face: &Face) -> String {
-    let Proposal { id, order, by, why, expires } = waiting;
-    format!(
+pub(crate) fn proposal(waiting: &Proposal, face: &Face) -> String {
+    let Proposal { id, order, by, why, expires, doubts } = waiting;
+    let mut text = format!(
         "{} {id} proposed by {by}: {}\nnext: another operator of this site confirms it {}: \
          `strongroom {} confirm {id}`\n",
         order.as_str(),
         human::text(why),
         human::relative(*expires, face.now),
         order.as_str(),
-    )
+    );
+    for doubt in doubts {
+        text.push_str(&format!("look twice: {}\n", human::text(doubt)));
+    }
+    text
 }

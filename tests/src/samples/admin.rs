@@ -184,7 +184,7 @@ impl Sampled for Response {
                 proposed: Some(proposal()),
                 facts: vec![text("stands in for site north")],
             }),
-            Self::Proposed { proposal: proposal(), doubts: vec![text("it is connected")] },
+            Self::Proposed(proposal()),
         ]
     }
 }
@@ -196,6 +196,7 @@ fn proposal() -> Proposal {
         by: identity(Role::Operator),
         why: text("rebuilt"),
         expires: at(3600),
+        doubts: vec![text("it is connected")],
     }
 }
 

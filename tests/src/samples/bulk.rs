@@ -65,7 +65,8 @@ impl Sampled for FromProxy {
                 held: 3,
                 let_go: 2,
                 only_there: 1,
-                lacking: vec!["point 3: hurt".to_owned()],
+                lacking: 4,
+                why: vec!["point 3: hurt".to_owned()],
             }),
         ]
     }
