@@ -7,6 +7,7 @@ use std::sync::Arc;
 use strongroom_node::desk::Desk;
 use strongroom_node::guard::Guard;
 use strongroom_node::home::{Home, HomeError};
+use strongroom_node::lead::LeadBook;
 use strongroom_node::uplink::{Course, Uplink};
 use strongroom_protocol::{Clock, Role};
 use tokio::sync::mpsc;
@@ -60,6 +61,9 @@ pub async fn run(
             let desk = desk.clone();
             move || desk.live()
         }),
+        lead: Arc::new(LeadBook::open(&home)?),
+        // Said by the uplink already, and an agent keeps no audit log.
+        fenced: Arc::new(|_| {}),
     };
     let (orders, heard) = mpsc::channel(ORDERS_MAX);
     let (uplink, talking) = Uplink::start(course, orders, stop.clone());

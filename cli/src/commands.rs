@@ -22,6 +22,7 @@ mod protect;
 mod questions;
 mod restore;
 mod run_node;
+mod takeover;
 mod token;
 mod try_it;
 mod verify;
@@ -43,6 +44,8 @@ pub(crate) enum Command {
     Try(try_it::TryArgs),
     Init(init::InitArgs),
     Token(token::TokenArgs),
+    Takeover(takeover::TakeoverArgs),
+    Giveback(takeover::GivebackArgs),
     Enrol(enrol::EnrolArgs),
     #[command(hide = true)]
     Run(run_node::RunArgs),
@@ -125,6 +128,8 @@ impl Command {
             Self::Vm(args) => args.run(session).await,
             Self::Media(args) => args.run(session).await,
             Self::Status(args) => args.run(session).await,
+            Self::Takeover(args) => args.run(session).await,
+            Self::Giveback(args) => args.run(session).await,
             Self::Completions(args) => args.run(session, Arguments::command()),
             Self::Man(args) => args.run(session, Arguments::command()),
             asked => asked.ask(session).await,

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use strongroom_certs::{Token, TokenError, files};
 use strongroom_node::enrol::{EnrolFailure, enrol as redeem, introduce};
-use strongroom_node::home::{Floor, Home, HomeError, SETTINGS_FILE, Settings};
+use strongroom_node::home::{Floor, Home, HomeError, MediaSettings, SETTINGS_FILE, Settings};
 use strongroom_node::log::LogStyle;
-use strongroom_protocol::{Clock, Identity, NodeName, Role};
+use strongroom_protocol::{Clock, Identity, NodeName, Role, SiteName};
 
 use crate::operator::{self, Context, OperatorError, OperatorHome, OperatorSettings};
 use crate::setup::NODE_LIFETIME_SECONDS;
@@ -24,8 +24,17 @@ pub(crate) struct EnrolOrder {
     pub(crate) name: Option<NodeName>,
     /// For a coordinator or proxy that is made here: where it listens.
     pub(crate) listen: Option<SocketAddr>,
+    /// For an agent: its home may be of another site of the organisation, and moves.
+    pub(crate) moving: Moving,
     /// For an operator: what answers at the token's address.
     pub(crate) answers: Role,
+}
+
+/// Whether an agent's home may change its site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moving {
+    Allowed,
+    No,
 }
 
 /// Why nobody was enrolled.
@@ -44,6 +53,9 @@ pub(crate) enum EnrolError {
     /// The operator's home.
     #[error("the operator's home cannot be used")]
     Operator(#[source] Box<OperatorError>),
+    /// The same agent, at another site.
+    #[error("{} is the home of {found}, and the token is of site {site}", path.display())]
+    OtherSite { path: PathBuf, found: String, site: SiteName },
     /// The directory is somebody else's.
     #[error("{} is the home of {found}, not of {wanted}", path.display())]
     OtherHome { path: PathBuf, found: String, wanted: String },
@@ -74,6 +86,10 @@ impl EnrolError {
             Self::Failed { .. } => "does the coordinator run, and may UDP pass to it?",
             Self::NoName => "choose one with --name",
             Self::OtherHome { .. } => "choose another directory",
+            Self::OtherSite { .. } => {
+                "stop the agent and say --move, where the other site leads instead of its own or the \
+                 lead was given back; what it remembers of its last runs stays"
+            }
             Self::ProxyWithoutHome { .. } => {
                 "`strongroom init` makes a proxy's home; the token makes it known"
             }
@@ -113,6 +129,13 @@ async fn enrol_agent(
     clock: Arc<dyn Clock>,
 ) -> Result<Identity, EnrolError> {
     let identity = identity_of(order, token)?;
+    if let Some(settings) = settings_to_move(order, &identity)? {
+        redeem(&order.dir, token, &identity, clock).await.map_err(failed(&identity))?;
+        let (site, coordinator) = (identity.site.clone(), Some(token.address.clone()));
+        let moved = Settings { site, coordinator, coordinator_site: None, ..settings };
+        Home::create(&order.dir, moved)?;
+        return Ok(identity);
+    }
     refuse_other(&order.dir, &identity)?;
     let private = files::create_private_directory(&order.dir);
     private.map_err(OperatorError::from)?;
@@ -129,12 +152,39 @@ async fn enrol_agent(
         certificate_seconds: NODE_LIFETIME_SECONDS,
         library: None,
         floor: Floor::default(),
+        media: MediaSettings::default(),
         log: LogStyle::default(),
         scrub: strongroom_node::scrubber::ScrubSettings::default(),
     };
     Home::create(&order.dir, settings)?;
     redeem(&order.dir, token, &identity, clock).await.map_err(failed(&identity))?;
     Ok(identity)
+}
+
+/// The settings of a home that is the same agent's at another site, where it may move and does
+/// not run.
+fn settings_to_move(
+    order: &EnrolOrder,
+    identity: &Identity,
+) -> Result<Option<Settings>, EnrolError> {
+    if !order.dir.join(SETTINGS_FILE).exists() {
+        return Ok(None);
+    }
+    let home = Home::open(&order.dir)?;
+    let found = home.settings().identity();
+    let elsewhere = Identity { site: identity.site.clone(), ..found.clone() };
+    if found == *identity || elsewhere != *identity {
+        return Ok(None);
+    }
+    if order.moving == Moving::No {
+        return Err(EnrolError::OtherSite {
+            path: order.dir.clone(),
+            found: found.to_string(),
+            site: identity.site.clone(),
+        });
+    }
+    drop(home.lock()?);
+    Ok(Some(home.settings().clone()))
 }
 
 /// A home that has settings already must be of the same node: an earlier attempt.
@@ -208,8 +258,8 @@ mod tests {
 
     fn order(dir: &Path, token: &str) -> EnrolOrder {
         let token = token.to_owned();
-        let answers = Role::Coordinator;
-        EnrolOrder { dir: dir.to_owned(), token, name: None, listen: None, answers }
+        let (answers, moving) = (Role::Coordinator, Moving::No);
+        EnrolOrder { dir: dir.to_owned(), token, name: None, listen: None, moving, answers }
     }
 
     fn token(role: Role, name: Option<&str>) -> String {
@@ -255,6 +305,18 @@ mod tests {
         let other = order(&made.proxy_dir, &token(Role::Agent, Some("db1")));
         let refused = enrol(&other, clock()).await.unwrap_err();
         assert!(matches!(refused, EnrolError::OtherHome { .. }), "{refused}");
+        let agent = dir.path().join("agent");
+        std::fs::create_dir(&agent).unwrap();
+        let text = "org = \"acme\"\nsite = \"dr\"\nrole = \"agent\"\nname = \"db1\"\n";
+        std::fs::write(agent.join(SETTINGS_FILE), text).unwrap();
+        let moving = order(&agent, &token(Role::Agent, Some("db1")));
+        let refused = enrol(&moving, clock()).await.unwrap_err();
+        assert!(matches!(refused, EnrolError::OtherSite { .. }), "{refused}");
+        let moving = EnrolOrder { moving: Moving::Allowed, ..moving };
+        let refused = enrol(&moving, clock()).await.unwrap_err();
+        assert!(matches!(refused, EnrolError::Failed { .. }), "{refused}");
+        // Nobody was reached: it is what it was.
+        assert_eq!(std::fs::read_to_string(agent.join(SETTINGS_FILE)).unwrap(), text);
         let other = order(&made.operator_dir, &token(Role::Operator, Some("eve")));
         let refused = enrol(&other, clock()).await.unwrap_err();
         assert!(matches!(refused, EnrolError::OtherHome { .. }), "{refused}");

@@ -2,8 +2,10 @@
 //! same text, so that tests can pin it. Refuses nothing; what a node said is shown, with what
 //! could move the cursor taken out.
 
+mod cartridges;
 mod entries;
 mod jobs;
+mod lead;
 mod people;
 mod points;
 mod site;
@@ -12,6 +14,7 @@ pub(crate) mod table;
 
 pub(crate) use entries::{entry_json, entry_line, kind_word};
 pub(crate) use jobs::job_line;
+pub(crate) use lead::line as lead_line;
 pub(crate) use table::{Align, Sheet};
 
 use strongroom_protocol::Timestamp;
@@ -47,7 +50,10 @@ pub(crate) fn response(response: &Response, face: &Face) -> String {
         Response::Scrub(report) => site::scrub(report, face),
         Response::Verified(report) => site::verified(report),
         Response::Media(rows) => site::media(rows, face),
+        Response::Cartridges(rows) => cartridges::table(rows, face),
         Response::Space(report) => space::space(report, face),
+        Response::Lead(report) => lead::lead(report, face),
+        Response::Proposed(proposal) => lead::proposal(proposal, face),
         Response::Audit { checked, broken_at, records } => {
             people::audit(*checked, *broken_at, records, face)
         }

@@ -14,19 +14,31 @@ use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Chain, Identity};
 
 use crate::foreman::{ForemanDesk, News};
+use crate::lead;
 use crate::proofs;
 use crate::site::Site;
 
-pub(crate) use orders::{is_known_proxy, make_known};
+pub(crate) use orders::{is_known_proxy, make_known, policy_apply, policy_for_proxies};
 
 /// Answers one request of `by`.
 pub(crate) async fn answer(
     site: &Arc<Site>,
     foreman: &ForemanDesk,
     request: Request,
-    by: String,
+    person: Identity,
 ) -> Response {
+    let by = person.to_string();
     let answered = match request {
+        Request::LeadPropose { order, why } => {
+            let asked = Arc::clone(site);
+            blocking(move || lead::propose(&asked, order, &why, &person)).await
+        }
+        Request::LeadConfirm { proposal } => {
+            let asked = Arc::clone(site);
+            let confirmed = blocking(move || lead::confirm(&asked, &proposal, &person)).await;
+            foreman.tell(News::Reconsider).await;
+            confirmed
+        }
         Request::Protect { workload } => {
             let ask = |reply| News::Protect { workload, by, reply };
             match foreman.ask(ask).await {
@@ -62,7 +74,7 @@ pub(crate) async fn answer(
         }
         Request::PolicyApply { file, toml } => {
             let asked = Arc::clone(site);
-            let applied = blocking(move || orders::policy_apply(&asked, &file, &toml, &by)).await;
+            let applied = blocking(move || policy_apply(&asked, &file, &toml, &by)).await;
             foreman.tell(News::Reconsider).await;
             applied
         }
@@ -115,7 +127,7 @@ fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal>
         Request::Why { point } => going::why(site, &point).map(Response::Why),
         Request::Media => tables::media(site).map(Response::Media),
         Request::Holds => tables::holds(site).map(Response::Holds),
-        Request::Audit { most } => tables::audit(site, most),
+        Request::Audit { most } => inspect::audit(site.audit.path(), most),
         Request::Policy => tables::policy(site),
         Request::Scrub => Ok(Response::Scrub(site.scrubber.report())),
         Request::Verify { depth } => {
@@ -151,7 +163,14 @@ fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal>
             }
             Ok(Response::Space(report))
         }
+        Request::Cartridges { .. } => {
+            let text = "a coordinator has no tape library: ask the proxy, with --site";
+            Err(Refusal::new(RefusalKind::Forbidden, text))
+        }
+        Request::Lead => Ok(Response::Lead(lead::report(site))),
         Request::Cancel { .. }
+        | Request::LeadConfirm { .. }
+        | Request::LeadPropose { .. }
         | Request::PolicyApply { .. }
         | Request::Protect { .. }
         | Request::Recover { .. } => {

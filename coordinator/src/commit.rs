@@ -69,6 +69,15 @@ pub(crate) fn commit(
     plan: &IngestPlan,
     received: &Received,
 ) -> Result<Committed, Uncommitted> {
+    let may = site.lead.while_leading("no point is committed", || commit_now(site, plan, received));
+    may.unwrap_or_else(|refusal| Err(Uncommitted::of(refusal)))
+}
+
+fn commit_now(
+    site: &Site,
+    plan: &IngestPlan,
+    received: &Received,
+) -> Result<Committed, Uncommitted> {
     let made = manifest(site, plan, received).map_err(Uncommitted::of)?;
     let internal =
         |error: &dyn std::error::Error| Uncommitted::of(refused(RefusalKind::Internal, error));
@@ -177,7 +186,7 @@ pub(crate) fn catch_up(site: &Site) -> Result<u64, Box<dyn std::error::Error + S
             Ok(manifest) => {
                 let now: Timestamp = site.now();
                 let name = &manifest.body.workload_name;
-                site.catalog.ensure_workload(name, workload, now)?;
+                site.catalog.adopt_workload(name, workload, now)?;
                 site.catalog.upsert_point(&record(&manifest))?;
                 found += 1;
             }

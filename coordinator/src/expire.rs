@@ -13,13 +13,13 @@ use std::collections::BTreeMap;
 use strongroom_protocol::{Chain, CopyName, PointId, Timestamp, WorkloadName};
 use strongroom_store::repo::RepoError;
 
-use crate::audit::AuditError;
 use crate::catalog::{CatalogError, CopyEvent, Doomed, LedgerRow};
 use crate::expire::place::Places;
 use crate::policy::{CopyKind, Declared};
 use crate::retention::{self, CopyState, Grace, RetentionClock, Stance, Verdict};
 use crate::site::Site;
 use crate::space;
+use strongroom_node::audit::AuditError;
 
 /// Points removed in one pass: the foreman has more to do.
 pub(crate) const POINTS_A_PASS_MAX: usize = 32;
@@ -141,6 +141,9 @@ pub(crate) fn pass(
     now: Timestamp,
     most: usize,
 ) -> Result<Pass, CatalogError> {
+    if !site.lets_go() {
+        return Ok(Pass::default());
+    }
     let _keeping = site.keeping();
     let judged = space::with_reserve(site, || judge(site, now))?;
     let mut pass = Pass { failed: finish_all(site, by)?, ..Pass::default() };
@@ -227,6 +230,9 @@ fn strike(site: &Site, doomed: &Doomed, by: &str, how: &str) -> Result<(), Expir
 /// Finishes what an earlier run left in the middle. What was ordered of another site is asked
 /// about again: whether it obeyed is not known here.
 pub(crate) fn take_up(site: &Site) -> Result<(), CatalogError> {
+    if !site.lets_go() {
+        return Ok(());
+    }
     let _keeping = site.keeping();
     for failed in finish_all(site, "coordinator")? {
         site.alarm("expire", format!("not removed: {failed}"));

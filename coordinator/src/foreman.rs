@@ -19,6 +19,7 @@ use crate::catalog::NodeNote;
 use crate::copies::Copies;
 use crate::expire::far::Far;
 use crate::jobs::{IngestPlan, Jobs, Report};
+use crate::lead;
 use crate::proofs;
 use crate::schedule;
 use crate::scrub;
@@ -177,30 +178,43 @@ impl Foreman {
                 answer(reply, self.jobs.granted(job, &node, point));
             }
             News::Heard(heard) => self.hear_node(heard),
-            News::Ingest { job, generation, node, reply } => {
-                self.jobs.ingest(job, generation, &node, reply);
-            }
+            News::Ingest { job, generation, node, reply } => match self.may("no point is taken") {
+                Ok(()) => self.jobs.ingest(job, generation, &node, reply),
+                Err(refusal) => answer(reply, Err(refusal)),
+            },
             News::Reconsider => {
                 self.copies.reconsider();
                 self.far.reconsider();
             }
             News::Protect { workload, by, reply } => {
-                answer(reply, self.jobs.protect(&workload, None, &by));
+                let may = self.may("no point is made");
+                answer(reply, may.and_then(|()| self.jobs.protect(&workload, None, &by)));
             }
             News::Recover { order, reply } => answer(reply, self.jobs.recover(order)),
             News::Streamed { job, generation, reply } => {
-                answer(reply, self.jobs.streamed(job, generation));
+                let may = self.may("no point is taken");
+                answer(reply, may.and_then(|()| self.jobs.streamed(job, generation)));
             }
             News::Tick => self.tick(),
         }
     }
 
     fn tick(&mut self) {
+        // What waits goes on when this site leads again.
+        if !self.site.lead.leads() {
+            return;
+        }
         let now = self.site.now();
         self.start_what_is_due(now);
         self.jobs.tick(now);
         self.copies.tick(now);
-        self.far.tick(now);
+        if self.site.lets_go() {
+            self.far.tick(now);
+        }
+    }
+
+    fn may(&self, what: &str) -> Result<(), Refusal> {
+        self.site.lead.while_leading(what, || ())
     }
 
     fn start_what_is_due(&mut self, now: Timestamp) {
@@ -251,6 +265,7 @@ impl Foreman {
     }
 
     fn hear_message(&mut self, identity: Identity, message: FromNode) {
+        let from = identity.clone();
         let (node, is_agent) = (identity.name, identity.role == Role::Agent);
         match message {
             FromNode::Progress { job, generation, progress } if is_agent => {
@@ -287,6 +302,8 @@ impl Foreman {
                 }
                 self.copies.reconsider();
             }
+            FromNode::Lead(said) => lead::hear(&self.site, &from, &said),
+            FromNode::HandBack(next) => lead::handed_back(&self.site, &from, &next),
             FromNode::Expired { .. }
             | FromNode::Hello { .. }
             | FromNode::Lost { .. }

@@ -1,7 +1,6 @@
 //! The coordinator of a site: decides and remembers. Sole writer of its repository, sole
 //! answer to "do you have this chunk". Never dials a node; nodes dial it.
 
-pub mod audit;
 pub mod catalog;
 pub mod job;
 pub mod policy;
@@ -16,8 +15,10 @@ mod commit;
 mod copies;
 mod expire;
 mod foreman;
+mod herald;
 mod ingest;
 mod jobs;
+mod lead;
 mod proofs;
 mod run;
 mod scrub;

@@ -135,7 +135,7 @@ impl Sessions {
 pub(crate) async fn converse(
     sessions: &Sessions,
     welcome: Welcome,
-    revoked: ToNode,
+    greeting: Vec<ToNode>,
     renew: impl Fn(&Peer, &[u8]) -> Result<Vec<Vec<u8>>, String> + Send + Sync,
     heard: &mpsc::Sender<Heard>,
     visit: Visit,
@@ -157,7 +157,9 @@ pub(crate) async fn converse(
     let who = session.identity.clone();
     let talk = async {
         sender.send(&ToNode::Welcome(welcome)).await?;
-        sender.send(&revoked).await?;
+        for message in &greeting {
+            sender.send(message).await?;
+        }
         tell(heard, Heard::Came { session: session.clone(), live }).await;
         loop {
             tokio::select! {

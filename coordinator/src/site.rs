@@ -8,18 +8,20 @@ use strongroom_certs::TokenBook;
 use strongroom_node::collector::Collector;
 use strongroom_node::guard::Guard;
 use strongroom_node::home::Home;
+use strongroom_node::lead::LeadBook;
+use strongroom_node::persons::Persons;
 use strongroom_node::reserve::Reserve;
 use strongroom_node::scrubber::Scrubber;
 use strongroom_protocol::control::Progress;
-use strongroom_protocol::{Chain, JobId, Timestamp};
+use strongroom_protocol::{Chain, JobId, SiteName, Timestamp};
 use strongroom_store::repo::Repo;
 
-use crate::audit::{AuditError, AuditLog, Entry};
 use crate::catalog::Catalog;
 use crate::copies::CopyTask;
 use crate::policy::Declared;
 use crate::scrub::Expected;
 use crate::sessions::Sessions;
+use strongroom_node::audit::{AuditError, AuditLog, Entry};
 
 /// Ended copies remembered for the tables.
 const TASKS_KEPT: usize = 500;
@@ -48,6 +50,11 @@ pub(crate) struct Site {
     pub(crate) scrubber: Scrubber,
     /// Streams by which proxies are to bring back what is hurt here.
     pub(crate) expected: Expected,
+    pub(crate) lead: Arc<LeadBook>,
+    pub(crate) persons: Persons,
+    /// The site in whose place this one leads, where it does not lead by itself.
+    pub(crate) in_place_of: Option<SiteName>,
+    reseeding: Mutex<Option<String>>,
     in_force: RwLock<Arc<InForce>>,
     progress: Mutex<BTreeMap<JobId, Progress>>,
     copy_tasks: Mutex<Vec<CopyTask>>,
@@ -64,6 +71,8 @@ pub(crate) struct Parts {
     pub(crate) audit: AuditLog,
     pub(crate) book: Arc<TokenBook>,
     pub(crate) in_force: InForce,
+    pub(crate) lead: Arc<LeadBook>,
+    pub(crate) in_place_of: Option<SiteName>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -72,7 +81,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Site {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { home, guard, repo, catalog, audit, book, in_force } = parts;
+        let Parts { home, guard, repo, catalog, audit, book, in_force, lead, in_place_of } = parts;
         let reserve = Reserve::of(home.dir());
         reserve.make();
         let collector = Arc::new(Collector::new(repo.clone(), Reserve::of(home.dir())));
@@ -90,6 +99,10 @@ impl Site {
             sessions: Sessions::default(),
             scrubber,
             expected: Expected::default(),
+            lead,
+            persons: Persons::default(),
+            in_place_of,
+            reseeding: Mutex::default(),
             in_force: RwLock::new(Arc::new(in_force)),
             progress: Mutex::default(),
             copy_tasks: Mutex::default(),
@@ -183,6 +196,16 @@ impl Site {
     /// Copies under way and the latest that ended, for the tables.
     pub(crate) fn copy_tasks(&self) -> MutexGuard<'_, Vec<CopyTask>> {
         locked(&self.copy_tasks)
+    }
+
+    /// How far a site that does not lead is brought up.
+    pub(crate) fn note_reseeding(&self, text: String) {
+        *locked(&self.reseeding) = Some(text);
+    }
+
+    /// The same, for people.
+    pub(crate) fn reseeding(&self) -> Option<String> {
+        locked(&self.reseeding).clone()
     }
 
     /// Something a person must look at; one sentence a subject, until it is cleared.

@@ -9,7 +9,7 @@ use strongroom_node::door::{Visit, Visitors};
 use strongroom_node::uplink::revoked_identities;
 use strongroom_node::{enrol, packs, serve};
 use strongroom_protocol::admin::Request;
-use strongroom_protocol::control::Welcome;
+use strongroom_protocol::control::{ToNode, Welcome};
 use strongroom_protocol::data::ToAgent;
 use strongroom_protocol::link::{LinkError, Receiver, Sender};
 use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
@@ -23,7 +23,7 @@ use crate::scrub::HealStream;
 use crate::sessions::{Heard, converse};
 use crate::site::Site;
 use crate::strangers::Strangers;
-use crate::{admin, commit, ingest, space};
+use crate::{admin, commit, ingest, lead, space};
 
 /// News of a node waiting for the foreman.
 const HEARD_MAX: usize = 256;
@@ -52,8 +52,12 @@ impl Visitors for Reception {
             | (Opening::Admin, Role::Operator)
             | (Opening::Fetch { grant: None, .. }, Role::Operator)
             | (Opening::Fetch { grant: Some(_), .. }, Role::Agent) => own_site,
-            (Opening::Control | Opening::Heal { .. } | Opening::Packs, Role::Proxy) => {
+            (
+                Opening::Control | Opening::Heal { .. } | Opening::Packs | Opening::Reseed,
+                Role::Proxy,
+            ) => {
                 return match admin::is_known_proxy(&self.site, &peer.identity) {
+                    true if *opening == Opening::Reseed => lead::may_be_brought_up(&self.site),
                     true => Ok(()),
                     false => Err(forbidden(format!(
                         "{} is not known here: introduce it with a token of this coordinator",
@@ -87,6 +91,10 @@ impl Visitors for Reception {
                 self.heal(job, visit).await
             }
             Opening::Admin => self.admin(visit).await,
+            Opening::Reseed => {
+                let _bulk = visit.link.bulk();
+                lead::be_brought_up(&self.site, visit).await
+            }
         }
     }
 
@@ -133,7 +141,13 @@ impl Reception {
             _ => None,
         };
         let welcome = Welcome { repo: site.repo.id(), now: site.now(), naming };
-        let revoked = revoked_identities(&site.guard.revocations().list());
+        let mut greeting = vec![
+            revoked_identities(&site.guard.revocations().list()),
+            ToNode::Lead(site.lead.lead()),
+        ];
+        if visit.peer.identity.role == Role::Proxy {
+            greeting.extend(admin::policy_for_proxies(site));
+        }
         let (heard, mut hearing) = mpsc::channel::<Heard>(HEARD_MAX);
         let foreman = self.foreman.clone();
         let passing_on = async move {
@@ -144,7 +158,7 @@ impl Reception {
         let renew = |peer: &Peer, csr: &[u8]| site.guard.renew(peer, csr);
         let (from, peer) = (visit.link.address(), Arc::clone(&visit.peer));
         let talking = async {
-            let talked = converse(&site.sessions, welcome, revoked, renew, &heard, visit).await;
+            let talked = converse(&site.sessions, welcome, greeting, renew, &heard, visit).await;
             drop(heard);
             talked
         };
@@ -271,7 +285,7 @@ impl Reception {
 
     async fn admin(&self, mut visit: Visit) -> Result<(), LinkError> {
         let (request, _) = visit.receiver.expect::<Request>().await?;
-        let by = visit.peer.identity.to_string();
+        let by = visit.peer.identity.clone();
         let response = admin::answer(&self.site, &self.foreman, request, by).await;
         visit.sender.send(&response).await?;
         visit.sender.finish();

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 
-use strongroom_coordinator::audit::{AuditLog, Entry};
 use strongroom_coordinator::catalog::{
     Catalog, CatalogError, CopyEvent, Medium, NodeNote, PointFilter, PointRecord, PointStats,
 };
@@ -13,6 +12,7 @@ use strongroom_coordinator::retention::{
     Consistency, CopyFacts, CopyState, Hold, Marks, Pin, Proof, ProofLevel, RetentionClock, Stance,
     evaluate,
 };
+use strongroom_node::audit::{AuditLog, Entry};
 use strongroom_protocol::{CopyName, JobId, MediumId, PointId, Timestamp};
 
 const START: i64 = 1_780_000_000;

@@ -47,6 +47,11 @@ pub trait Worker: Send + Sync + 'static {
     fn proof_noted(&self, point: PointId, at: Timestamp) {
         tracing::debug!(%point, %at, "a proof was noted that nobody here told");
     }
+
+    /// The policy in force at the coordinator, for whoever may have to lead one day.
+    fn policy(&self, version: u64, file: String, _toml: String) {
+        tracing::debug!(version, file, "this node keeps no policy");
+    }
 }
 
 struct Live {
@@ -87,7 +92,11 @@ impl Desk {
                 ToNode::Cancel { job } => self.cancel(job),
                 ToNode::ProofNoted { point, at } => worker.proof_noted(point, at),
                 ToNode::Refused(refusal) => tracing::warn!(%refusal, "refused"),
-                ToNode::Renewed { .. } | ToNode::Revoked { .. } | ToNode::Welcome(_) => {}
+                ToNode::Policy { version, file, toml } => worker.policy(version, file, toml),
+                ToNode::Lead(_)
+                | ToNode::Renewed { .. }
+                | ToNode::Revoked { .. }
+                | ToNode::Welcome(_) => {}
             }
         }
         let left = std::mem::take(&mut *self.live.lock().unwrap_or_else(PoisonError::into_inner));

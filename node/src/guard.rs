@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::pki_types::CertificateDer;
 use strongroom_certs::{
     Authority, Chain, Credential, CurrentCredential, Enrolment, Expect, Peer, Revocations,
-    RevokedList, TrustRoot, client_config, server_config,
+    RevokedList, TrustRoot, client_config, files, server_config,
 };
-use strongroom_protocol::{ALPN_ENROL, ALPN_NODE, Clock, Identity, Timestamp};
+use strongroom_protocol::{ALPN_ENROL, ALPN_NODE, Clock, Identity, Role, Timestamp};
 
 use crate::home::{Home, HomeError};
 
@@ -35,9 +35,28 @@ impl Guard {
     /// Opens the identity in `home`. A node that holds its site's authority issues its own
     /// certificate when it has none, it has run out, or the clock went back to before it.
     pub fn open(home: &Home, clock: Arc<dyn Clock>) -> Result<Self, HomeError> {
-        let dir = home.dir().to_owned();
         let revoked = home.path("revoked.json");
         let revocations = Revocations::open(&revoked).map_err(part("revocations", &revoked))?;
+        let identity = home.settings().identity();
+        Self::assemble(home, identity, home.dir().to_owned(), Arc::new(revocations), clock)
+    }
+
+    /// The same node in another role that its site's authority gives it; its certificate lies in
+    /// `dir`. What is revoked is one list.
+    pub fn beside(&self, home: &Home, role: Role, dir: PathBuf) -> Result<Self, HomeError> {
+        files::create_private_directory(&dir).map_err(part("the node's certificate", &dir))?;
+        let identity = Identity { role, ..home.settings().identity() };
+        let (revocations, clock) = (Arc::clone(&self.revocations), Arc::clone(&self.clock));
+        Self::assemble(home, identity, dir, revocations, clock)
+    }
+
+    fn assemble(
+        home: &Home,
+        identity: Identity,
+        dir: PathBuf,
+        revocations: Arc<Revocations>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, HomeError> {
         let certificate_seconds = i64::from(home.settings().certificate_seconds);
         let place = home.authority();
         let authority = match place.exists() {
@@ -49,7 +68,6 @@ impl Guard {
         let credential = match (&authority, loaded) {
             (_, Ok(credential)) if counts_at(credential.peer(), now) => credential,
             (Some(authority), _) => {
-                let identity = home.settings().identity();
                 let own = self_issued(authority, &identity, now, certificate_seconds)
                     .map_err(part("the node's own certificate", &dir))?;
                 own.save(&dir).map_err(part("the node's own certificate", &dir))?;
@@ -59,13 +77,13 @@ impl Guard {
             (None, Err(error)) => return Err(part("the node's certificate", &dir)(error)),
         };
         Ok(Self {
-            dir,
             root: credential.root.clone(),
             credential: CurrentCredential::new(&credential)
-                .map_err(part("the node's certificate", home.dir()))?,
+                .map_err(part("the node's certificate", &dir))?,
+            dir,
             authority,
             certificate_seconds,
-            revocations: Arc::new(revocations),
+            revocations,
             clock,
             renewed: Mutex::default(),
         })

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Packs one point may need: bounds what a peer can make us remember.
 const POINT_PACKS_MAX: usize = 4_000_000;
+/// Points a peer may offer: bounds the same.
+const POINTS_OFFERED_MAX: usize = 16_000_000;
 
 /// What is to be brought back.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +40,9 @@ pub enum HealError {
     /// The link failed.
     #[error("the link failed")]
     Link(#[from] LinkError),
+    /// The peer does not say what it has.
+    #[error("the peer refused: {why}")]
+    Refused { why: String },
     /// The peer sent what was not asked for.
     #[error("the peer sent what was not asked for")]
     OutOfTurn,
@@ -73,6 +78,40 @@ pub async fn heal(
     (healed, outcome)
 }
 
+/// Asks which points there are, then for those that are `wanted` of them.
+pub async fn reseed(
+    repo: &Repo,
+    sender: &mut Sender,
+    receiver: &mut Receiver,
+    wanted: impl FnOnce(&[(WorkloadId, PointId)]) -> Vec<PointId>,
+    stop: &CancellationToken,
+) -> Result<(Healed, Vec<PointId>), HealError> {
+    sender.send(&FromProxy::Points).await?;
+    let mut offered = Vec::new();
+    loop {
+        match receiver.expect::<ToProxy>().await? {
+            (ToProxy::Points(more), _) if more.is_empty() => break,
+            (ToProxy::Points(more), _) if offered.len() < POINTS_OFFERED_MAX => {
+                offered.extend(more);
+            }
+            (ToProxy::Refused { refusal }, _) => {
+                return Err(HealError::Refused { why: refusal.to_string() });
+            }
+            _ => return Err(HealError::OutOfTurn),
+        }
+    }
+    let points = wanted(&offered);
+    let session = repo.session();
+    let repo: &Repo = &session;
+    let mut asking = Asking { repo, sender, receiver, stop, healed: Healed::default() };
+    let outcome = asking.points(points).await;
+    let healed = asking.healed;
+    let held = repo.clone();
+    let settled = blocking(move || held.barrier()).await;
+    outcome.and(settled.map_err(|why| HealError::Store { why }))?;
+    Ok((healed, offered.into_iter().map(|(_, point)| point).collect()))
+}
+
 /// One conversation.
 struct Asking<'a> {
     repo: &'a Repo,
@@ -96,13 +135,18 @@ impl Asking<'_> {
                 self.healed.refused.push(format!("pack {pack}: {why}"));
             }
         }
-        for point in wanted.points {
+        self.points(wanted.points).await?;
+        self.sender.finish();
+        Ok(())
+    }
+
+    async fn points(&mut self, points: Vec<PointId>) -> Result<(), HealError> {
+        for point in points {
             match self.point(point).await? {
                 Ok(()) => self.healed.points.push(point),
                 Err(why) => self.healed.refused.push(format!("point {point}: {why}")),
             }
         }
-        self.sender.finish();
         Ok(())
     }
 

@@ -3,14 +3,19 @@
 //! repository.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
 
-use strongroom_protocol::admin::{PointRef, PointRow, VerifiedReport, VerifyDepth};
+use strongroom_protocol::admin::{
+    AuditRow, PointRef, PointRow, Response, VerifiedReport, VerifyDepth,
+};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{BlobKind, Chain, ChunkId, PackId, PointId, Timestamp, WorkloadName};
 use strongroom_store::content::{ChunkExtent, Entry, Node};
 use strongroom_store::manifest::{GapList, Manifest, decode_gaps};
 use strongroom_store::repo::{DamagedPack, DamagedPoint, Depth, Repo, Subject, VerifyReport};
 use strongroom_store::tree::{BlobSource, Damage, Flow, Tree, Visitor};
+
+use crate::audit::{self, AuditError};
 
 /// Hurt files and directories named in one report.
 const HURT_NAMED_MAX: usize = 1000;
@@ -21,6 +26,34 @@ const GAPS_NAMED_MAX: usize = 1000;
 
 fn refused(kind: RefusalKind, error: &dyn std::error::Error) -> Refusal {
     Refusal::new(kind, Chain(error).to_string())
+}
+
+/// The newest records of an audit log, oldest first, and where its chain breaks, if it does.
+pub fn audit(log: &Path, most: u32) -> Result<Response, Refusal> {
+    let (checked, records) = match audit::tail(log, most as usize) {
+        Ok((verified, records)) => (verified.records, records),
+        Err(AuditError::Broken { seq, .. }) => {
+            return Ok(Response::Audit {
+                checked: seq.saturating_sub(1),
+                broken_at: Some(seq),
+                records: Vec::new(),
+            });
+        }
+        Err(error) => return Err(refused(RefusalKind::Unavailable, &error)),
+    };
+    let row = |record: audit::Record| AuditRow {
+        seq: record.seq,
+        at: record.at,
+        actor: record.actor,
+        action: record.action,
+        subject: record.subject,
+        detail: record.detail,
+    };
+    Ok(Response::Audit {
+        checked,
+        broken_at: None,
+        records: records.into_iter().map(row).collect(),
+    })
 }
 
 /// A point as a table row; the copies are the caller's to fill in.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use strongroom_protocol::data::{FromProxy, PIECE_BYTES, ToProxy};
+use strongroom_protocol::lead::Reseeded;
 use strongroom_protocol::link::{LinkError, Receiver, Sender};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Chain, PackId, PointId, WorkloadId};
@@ -14,15 +15,19 @@ use strongroom_store::repo::Repo;
 
 /// Packs named in one message.
 const PACKS_LISTED: usize = 2048;
+/// Points named in one message.
+const POINTS_LISTED: usize = 4096;
 /// Buffers of one stream kept for the next pieces: those that a full window of the connection has
 /// in flight.
 const BUFFERS_KEPT: usize = 16;
 
 /// What was given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Given {
     pub packs: u64,
     pub bytes: u64,
+    /// What the peer said it holds now, where it asked for everything.
+    pub reseeded: Option<Reseeded>,
 }
 
 /// Answers until the peer has no more questions.
@@ -39,6 +44,11 @@ pub async fn give(
         let answered = match question {
             FromProxy::Need { point } => giver.need(point).await,
             FromProxy::Pack { id, offset } => giver.pack(id, offset).await,
+            FromProxy::Points => giver.points().await,
+            FromProxy::Reseeded(reseeded) => {
+                giver.given.reseeded = Some(reseeded);
+                Ok(())
+            }
         };
         match answered {
             Ok(()) => {}
@@ -120,6 +130,17 @@ impl Giver<'_> {
         }
         let end = ToProxy::Manifest { workload: need.workload, point };
         Ok(self.sender.send_with(&end, need.manifest).await?)
+    }
+
+    async fn points(&mut self) -> Result<(), Failure> {
+        let held = self.repo.clone();
+        let unavailable = |error: &dyn std::error::Error| refused(RefusalKind::Unavailable, error);
+        let points =
+            off_runtime(move || held.points().map_err(|error| unavailable(&error))).await?;
+        for points in points.chunks(POINTS_LISTED) {
+            self.sender.send(&ToProxy::Points(points.to_vec())).await?;
+        }
+        Ok(self.sender.send(&ToProxy::Points(Vec::new())).await?)
     }
 
     async fn pack(&mut self, id: PackId, offset: u64) -> Result<(), Failure> {

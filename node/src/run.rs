@@ -1,6 +1,7 @@
 //! What running nodes do the same way: end in order when the system says so, and keep their own
 //! certificate fresh.
 
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use strongroom_protocol::Chain;
@@ -11,6 +12,19 @@ use crate::guard::Guard;
 
 /// How often the certificate's age is looked at.
 const RENEWAL_CHECK: Duration = Duration::from_secs(1);
+
+/// How long the socket of a node that ended is waited for, and how long between two looks.
+const SOCKET_PATIENCE: Duration = Duration::from_secs(30);
+const SOCKET_PAUSE: Duration = Duration::from_millis(20);
+
+/// Waits until a UDP address is free: the socket of a node that ended in this process goes a moment
+/// after it, with the last of its connections.
+pub async fn until_free(address: SocketAddr) {
+    let until = tokio::time::Instant::now() + SOCKET_PATIENCE;
+    while UdpSocket::bind(address).is_err() && tokio::time::Instant::now() < until {
+        tokio::time::sleep(SOCKET_PAUSE).await;
+    }
+}
 
 /// Cancels `stop` at SIGTERM or SIGINT.
 pub fn stop_on_signal(stop: CancellationToken) {

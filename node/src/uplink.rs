@@ -10,13 +10,15 @@ use strongroom_protocol::control::{Ending, FromNode, RetryAdvice, ToNode, Welcom
 use strongroom_protocol::frame::{FrameError, decode};
 use strongroom_protocol::link::{Backoff, Endpoint, Link, LinkError};
 use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
-use strongroom_protocol::{Chain, Generation, JobId, Role, SiteName};
+use strongroom_protocol::{Chain, Generation, JobId, Role, SiteName, Term};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::ask::{AskError, open};
 use crate::enrol::{resolve, unspecified};
+use crate::fence::{Fence, Passed};
 use crate::guard::Guard;
+use crate::lead::LeadBook;
 
 /// Messages waiting for the wire; progress is dropped when they are many.
 const UNSAID: usize = 256;
@@ -43,6 +45,10 @@ pub struct Course {
     pub host: String,
     /// What is being done here, asked at every hello.
     pub live: Arc<dyn Fn() -> Vec<(JobId, Generation)> + Send + Sync>,
+    /// Who leads, as far as this node knows.
+    pub lead: Arc<LeadBook>,
+    /// Told once a connection of a coordinator that is not obeyed, and why.
+    pub fenced: Arc<dyn Fn(&Refusal) + Send + Sync>,
 }
 
 /// A cheap handle for whoever talks to the coordinator.
@@ -73,6 +79,11 @@ impl Uplink {
         let mut contact = self.contact.clone();
         let found = contact.wait_for(Option::is_some).await.ok()?;
         found.clone()
+    }
+
+    /// Whether there is one at this moment.
+    pub fn is_connected(&self) -> bool {
+        self.contact.borrow().is_some()
     }
 
     /// Says something, when it can be said.
@@ -146,6 +157,10 @@ async fn connect(course: &Course) -> Result<(Talk, Welcome), String> {
         live: (course.live)(),
     };
     sender.send(&hello).await.map_err(said)?;
+    let lead = course.lead.lead();
+    if lead.term > Term::FIRST {
+        sender.send(&FromNode::Lead(lead)).await.map_err(said)?;
+    }
     match receiver.expect::<ToNode>().await.map_err(said)?.0 {
         ToNode::Welcome(welcome) => Ok((Talk { link, sender, receiver }, welcome)),
         ToNode::Refused(refusal) => Err(refusal.to_string()),
@@ -162,14 +177,20 @@ async fn converse(
     let Talk { link, mut sender, mut receiver } = talk;
     let mut look = tokio::time::interval(RENEWAL_CHECK);
     let mut renewal: Option<Enrolment> = None;
+    let (book, site) = (Arc::clone(&course.lead), course.coordinator_site.clone());
+    let mut fence = Fence::new(book, site, Arc::clone(&course.fenced));
     loop {
         let sent = tokio::select! {
             frame = receiver.frame() => match frame {
                 Ok(Some(frame)) => match understand(&frame.header) {
-                    Ok(Order::Known(message)) => {
-                        hear(course, message, &mut renewal, heard).await;
-                        continue;
-                    }
+                    Ok(Order::Known(message)) => match fence.pass(message) {
+                        Passed::On(message) => {
+                            hear(course, message, &mut renewal, heard).await;
+                            continue;
+                        }
+                        Passed::Over => continue,
+                        Passed::Answered(answer) => sender.send(&answer).await,
+                    },
                     Ok(Order::Declined(answer)) => sender.send(&answer).await,
                     Ok(Order::Unknown) => continue,
                     Err(error) => return Chain(&error).to_string(),

@@ -2,10 +2,12 @@
 //! command line and later by the console alike. One request a stream, one answer. The same
 //! types are what `--json` prints.
 
+mod cartridges;
 mod reports;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::cartridges::{CartridgeOrder, CartridgeRow, Whereabouts};
 pub use self::reports::{ScrubReport, SpaceReport, SpaceRun};
 use crate::control::{Overwrite, Progress, Showing};
 use crate::frame::message;
@@ -13,6 +15,7 @@ use crate::id::{
     CopyName, Identity, JobId, MediaSetName, MediumId, NodeName, PackId, PointId, PolicyName, Role,
     WorkloadId, WorkloadName,
 };
+use crate::lead::{LeadOrder, LeadReport, Proposal};
 use crate::opening::Refusal;
 use crate::time::Timestamp;
 
@@ -125,8 +128,23 @@ pub enum Request {
         copy: Option<CopyName>,
         showing: Showing,
     },
+    /// Where cartridges are, and to move, copy or renew them: only the node with the library.
+    Cartridges {
+        order: CartridgeOrder,
+    },
+    /// Who leads, and what is proposed.
+    Lead,
+    /// The first of two persons orders that another site leads.
+    LeadPropose {
+        order: LeadOrder,
+        why: String,
+    },
+    /// The second person does.
+    LeadConfirm {
+        proposal: String,
+    },
 }
-message!(Request, "request", 28);
+message!(Request, "request", 32);
 
 /// Which jobs to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,8 +217,11 @@ pub enum Response {
     Audit { checked: u64, broken_at: Option<u64>, records: Vec<AuditRow> },
     Space(SpaceReport),
     Scrub(ScrubReport),
+    Cartridges(Vec<CartridgeRow>),
+    Lead(LeadReport),
+    Proposed(Proposal),
 }
-message!(Response, "response", 20);
+message!(Response, "response", 23);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReport {

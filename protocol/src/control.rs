@@ -10,6 +10,7 @@ use crate::id::{
     CopyName, Generation, Identity, JobId, MediaSetName, PackId, PointId, RepoId, WorkloadId,
     WorkloadName,
 };
+use crate::lead::Lead;
 use crate::opening::Refusal;
 use crate::time::Timestamp;
 
@@ -35,8 +36,12 @@ pub enum FromNode {
     /// What came of starting an application from a copy at the proxy's site; said again until
     /// `ProofNoted` answers it.
     Proven(ProofNews),
+    /// The highest term this node knows, where it is not the first.
+    Lead(Lead),
+    /// Proxy that took over: lead again, in this term; answered by `Lead`.
+    HandBack(Lead),
 }
-message!(FromNode, "node's message", 9);
+message!(FromNode, "node's message", 11);
 
 /// Coordinator to node. The order is the wire: append only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,8 +61,12 @@ pub enum ToNode {
     /// The proof of this point that was made then is on record, or is of no use: it need not be
     /// told again.
     ProofNoted { point: PointId, at: Timestamp },
+    /// Who leads, as this coordinator knows it: after `Welcome`, and when that changes.
+    Lead(Lead),
+    /// Proxy: the policy in force, to be kept for the day it has to lead.
+    Policy { version: u64, file: String, toml: String },
 }
-message!(ToNode, "message to node", 7);
+message!(ToNode, "message to node", 9);
 
 /// Kinds of work that this version knows.
 const WORK_KINDS: u32 = 9;

@@ -7,6 +7,7 @@ use crate::blob::{ParcelHead, Reference};
 use crate::control::Naming;
 use crate::frame::message;
 use crate::id::{ChunkId, PackId, PointId, WorkloadId};
+use crate::lead::Reseeded;
 use crate::opening::Refusal;
 
 /// Most ids in one question, [`FromAgent::Ask`] or [`FromReader::Want`].
@@ -69,8 +70,12 @@ pub enum FromProxy {
     Need { point: PointId },
     /// The bytes of a pack from `offset` on.
     Pack { id: PackId, offset: u64 },
+    /// Which points are there.
+    Points,
+    /// That was all: what was found and what is lacking.
+    Reseeded(Reseeded),
 }
-message!(FromProxy, "proxy's message", 2);
+message!(FromProxy, "proxy's message", 4);
 
 /// Coordinator to proxy, on the same stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,5 +90,7 @@ pub enum ToProxy {
     PackEnd { id: PackId, len: u64 },
     /// It cannot be had, and why.
     Refused { refusal: Refusal },
+    /// Part of the answer to `Points`; an empty one ends it.
+    Points(Vec<(WorkloadId, PointId)>),
 }
-message!(ToProxy, "answer to proxy", 5);
+message!(ToProxy, "answer to proxy", 6);

@@ -10,6 +10,7 @@ pub mod data;
 pub mod enrol;
 pub mod frame;
 pub mod id;
+pub mod lead;
 pub mod link;
 pub mod opening;
 pub mod time;
@@ -20,6 +21,7 @@ pub use id::{
     ChunkId, CopyName, Generation, Identity, JobId, MediaSetName, MediumId, NodeName, OrgName,
     PackId, PointId, PolicyName, RepoId, Role, SiteName, WorkloadId, WorkloadName,
 };
+pub use lead::{Lead, LeadOrder, Term};
 pub use time::{Clock, FixedClock, SystemClock, Timestamp};
 
 /// The protocol and its major version, as TLS's ALPN: everything between certified nodes.

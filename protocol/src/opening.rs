@@ -23,8 +23,11 @@ pub enum Opening {
     /// Proxy to coordinator, as [`crate::control::Work::Heal`] ordered: the coordinator asks
     /// ([`crate::data::FromProxy`]), the proxy answers ([`crate::data::ToProxy`]).
     Heal { job: JobId },
+    /// Proxy that took over to the coordinator it took over from: the coordinator asks for what it
+    /// lacks ([`crate::data::FromProxy`]), the proxy answers ([`crate::data::ToProxy`]).
+    Reseed,
 }
-message!(Opening, "opening", 6);
+message!(Opening, "opening", 7);
 
 /// The answer to an opening, before anything else on the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +75,8 @@ pub enum RefusalKind {
     Cancelled,
     /// Something failed that is not the peer's fault.
     Internal,
+    /// It is on cartridges that are out of the library and must be fetched; then it goes on.
+    Away,
 }
 
 impl RefusalKind {
@@ -87,6 +92,7 @@ impl RefusalKind {
             Self::Missing => "missing",
             Self::Cancelled => "cancelled",
             Self::Internal => "internal",
+            Self::Away => "away",
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Parser;
 use strongroom_node::home::Home;
 use strongroom_protocol::{Role, SystemClock};
-use strongroom_proxy::Proxy;
+use strongroom_proxy::{After, Proxy};
 use tokio_util::sync::CancellationToken;
 
 /// Holds the copies at the other site.
@@ -19,7 +19,8 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     strongroom_node::memory::set_up();
-    let home = Home::open_as(&Arguments::parse().home, Role::Proxy)?;
+    let dir = Arguments::parse().home;
+    let home = Home::open_as(&dir, Role::Proxy)?;
     strongroom_node::log::start(home.settings().log, "info");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -27,7 +28,13 @@ fn main() -> anyhow::Result<()> {
         strongroom_node::run::stop_on_signal(stop.clone());
         let proxy = Proxy::open(home, Arc::new(SystemClock))?;
         tracing::info!(address = %proxy.address()?, "listening");
-        proxy.run(stop).await;
-        anyhow::Ok(())
+        match proxy.run(stop).await {
+            After::Stopped => anyhow::Ok(()),
+            After::Leads => anyhow::bail!(
+                "two persons ordered that this site leads: this program is a proxy only, go on \
+                 with `strongroom run proxy {}`",
+                dir.display()
+            ),
+        }
     })
 }

@@ -3,12 +3,16 @@
 //! here can delete.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use strongroom_certs::{Peer, TokenBook};
+use strongroom_node::audit::AuditLog;
 use strongroom_node::door::{Visit, Visitors};
 use strongroom_node::guard::Guard;
+use strongroom_node::lead::LeadBook;
+use strongroom_node::persons::Persons;
 use strongroom_node::scrubber::Scrubber;
+use strongroom_node::uplink::Uplink;
 use strongroom_node::{enrol, serve};
 use strongroom_protocol::admin::Request;
 use strongroom_protocol::link::{LinkError, Receiver, Sender};
@@ -26,6 +30,20 @@ pub(crate) struct Site {
     pub(crate) guard: Arc<Guard>,
     pub(crate) book: Arc<TokenBook>,
     pub(crate) scrubber: Arc<Scrubber>,
+    pub(crate) lead: Arc<LeadBook>,
+    pub(crate) persons: Persons,
+    pub(crate) audit: AuditLog,
+    /// What tokens tell new operators to dial.
+    pub(crate) address: String,
+    /// Known once the coordinator is dialled.
+    pub(crate) uplink: OnceLock<Uplink>,
+}
+
+impl Site {
+    /// Whether the coordinator is connected at this moment.
+    pub(crate) fn coordinator_is_here(&self) -> bool {
+        self.uplink.get().is_some_and(Uplink::is_connected)
+    }
 }
 
 impl Visitors for Site {
@@ -68,9 +86,11 @@ impl Visitors for Site {
                 visit.sender.delivered().await;
                 Ok(())
             }
-            Opening::Control | Opening::Heal { .. } | Opening::Ingest { .. } | Opening::Packs => {
-                Ok(())
-            }
+            Opening::Control
+            | Opening::Heal { .. }
+            | Opening::Ingest { .. }
+            | Opening::Packs
+            | Opening::Reseed => Ok(()),
         }
     }
 
@@ -81,7 +101,12 @@ impl Visitors for Site {
         receiver: Receiver,
     ) -> Result<(), LinkError> {
         let note = |outcome: &Result<Identity, Refusal>| match outcome {
-            Ok(identity) => tracing::info!(%from, %identity, "enrolled"),
+            Ok(identity) => {
+                tracing::info!(%from, %identity, "enrolled");
+                let who = identity.to_string();
+                // That it could not be written was said.
+                let _ = self.record(&who, "enrol", &who, &from.to_string());
+            }
             Err(refusal) => tracing::warn!(%from, %refusal, "an enrolment was refused"),
         };
         enrol::answer(&self.guard, &self.book, sender, receiver, note).await

@@ -11,6 +11,7 @@ pub mod samples;
 pub mod seeded;
 pub mod site;
 pub mod source;
+pub mod takeover;
 pub mod trust;
 
 pub use net::SimNet;

@@ -16,7 +16,7 @@ use strongroom_certs::{
 use strongroom_coordinator::Coordinator;
 use strongroom_node::ask::ask;
 use strongroom_node::enrol::{enrol, introduce};
-use strongroom_node::home::{Floor, Home, Settings};
+use strongroom_node::home::{Floor, Home, MediaSettings, Settings};
 use strongroom_node::log::LogStyle;
 use strongroom_node::scrubber::ScrubSettings;
 use strongroom_protocol::admin::{JobRow, PointRow, Request, Response};
@@ -42,6 +42,17 @@ pub struct Running {
 }
 
 impl Running {
+    pub(crate) fn start<F>(
+        stop: CancellationToken,
+        run: impl FnOnce(CancellationToken) -> F,
+    ) -> Self
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let task = tokio::task::spawn(run(stop.clone()));
+        Self { stop, task }
+    }
+
     /// Stops it in order.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.stop.cancel();
@@ -147,6 +158,7 @@ impl TwoSites {
             certificate_seconds,
             library: None,
             floor: Floor::default(),
+            media: MediaSettings::default(),
             log: LogStyle::Text,
             scrub: ScrubSettings::default(),
         };
@@ -199,9 +211,7 @@ impl TwoSites {
         let home = Home::open_as(&self.home("coordinator"), Role::Coordinator)?;
         let coordinator = Coordinator::open(home, Arc::clone(&self.clock))?;
         let stop = CancellationToken::new();
-        let stopping = stop.clone();
-        let task = tokio::task::spawn(async move { Ok(coordinator.run(stopping).await?) });
-        Ok(Running { stop, task })
+        Ok(Running::start(stop, |stop| async move { Ok(coordinator.run(stop).await?) }))
     }
 
     /// Starts the proxy.
@@ -209,25 +219,18 @@ impl TwoSites {
         await_free(self.proxy_at);
         let home = Home::open_as(&self.home("proxy"), Role::Proxy)?;
         let proxy = Proxy::open(home, Arc::clone(&self.clock))?;
-        let stop = CancellationToken::new();
-        let stopping = stop.clone();
-        let task = tokio::task::spawn(async move {
-            proxy.run(stopping).await;
+        Ok(Running::start(CancellationToken::new(), |stop| async move {
+            proxy.run(stop).await;
             Ok(())
-        });
-        Ok(Running { stop, task })
+        }))
     }
 
     /// Starts an agent that was enrolled.
     pub fn start_agent(&self, agent: &str) -> anyhow::Result<Running> {
         let home = Home::open_as(&self.home(agent), Role::Agent)?;
         let (stop, clock) = (CancellationToken::new(), Arc::clone(&self.clock));
-        let stopping = stop.clone();
-        let task =
-            tokio::task::spawn(
-                async move { Ok(strongroom_agent::run(home, clock, stopping).await?) },
-            );
-        Ok(Running { stop, task })
+        let run = |stop| async move { Ok(strongroom_agent::run(home, clock, stop).await?) };
+        Ok(Running::start(stop, run))
     }
 
     /// A token for a node, asked of the coordinator as an operator does.
@@ -256,6 +259,7 @@ impl TwoSites {
             certificate_seconds: 3600,
             library: None,
             floor: Floor::default(),
+            media: MediaSettings::default(),
             log: LogStyle::Text,
             scrub: ScrubSettings::default(),
         };

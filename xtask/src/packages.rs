@@ -32,6 +32,7 @@ const QEMU: &[Wanted] = &[
     Wanted { program: "qemu-system-x86_64", package: "qemu-system-x86", why: "real machines" },
     Wanted { program: "qemu-nbd", package: "qemu-utils", why: "a real block device server" },
     Wanted { program: "qemu-ga", package: "qemu-guest-agent", why: "the agent in a guest" },
+    Wanted { program: "qemu/block-iscsi.so", package: "qemu-block-extra", why: "tape in a guest" },
 ];
 
 const WANTED: &[Wanted] = &[
@@ -147,7 +148,12 @@ fn is_root() -> Result<bool> {
     Ok(output.stdout.trim_ascii() == b"0")
 }
 
+/// A program by its name, or a library of one by its path below a folder of `/usr/lib`.
 fn present(program: &str) -> bool {
+    if program.contains('/') {
+        let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+        return folders.into_iter().any(|folder| folder.path().join(program).is_file());
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let named = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
     named || SYSTEM_FOLDERS.iter().any(|folder| Path::new(folder).join(program).is_file())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use strongroom_protocol::{NodeName, Role};
 
-use crate::enrol::{EnrolOrder, enrol};
+use crate::enrol::{EnrolOrder, Moving, enrol};
 use crate::failure::{Ending, Failure};
 use crate::session::Session;
 
@@ -24,6 +24,9 @@ pub(crate) struct EnrolArgs {
     /// Where the node listens (UDP), if it does
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
+    /// For an agent: its home is of another site and moves; what it remembers stays
+    #[arg(long = "move")]
+    moves: bool,
     /// For an operator: the token is a proxy's
     #[arg(long)]
     at_proxy: bool,
@@ -32,8 +35,9 @@ pub(crate) struct EnrolArgs {
 impl EnrolArgs {
     pub(crate) async fn run(self, session: &Session) -> Result<Ending, Failure> {
         let answers = if self.at_proxy { Role::Proxy } else { Role::Coordinator };
+        let moving = if self.moves { Moving::Allowed } else { Moving::No };
         let Self { dir, token, name, listen, .. } = self;
-        let order = EnrolOrder { dir: dir.clone(), token, name, listen, answers };
+        let order = EnrolOrder { dir: dir.clone(), token, name, listen, moving, answers };
         let identity = enrol(&order, Arc::clone(&session.clock)).await?;
         session.out.either(&serde_json::json!({ "identity": identity.to_string() }), |_| {
             let next = match identity.role {

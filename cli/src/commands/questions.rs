@@ -25,8 +25,12 @@ impl StatusArgs {
         let status = contact.ask(&Request::Status).await?;
         // A node of an older version does not know the question.
         let scrub = contact.ask(&Request::Scrub).await;
+        let lead = contact.ask(&Request::Lead).await;
         match (&status, scrub) {
             (Response::Status(report), Ok(Response::Scrub(scrub))) if !session.out.is_json() => {
+                if let Ok(Response::Lead(lead)) = &lead {
+                    session.out.text(&format!("{}\n", show::lead_line(lead)))?;
+                }
                 session.out.text(&show::status(report, &scrub, session.out.face()))?;
             }
             _ => session.out.answer(&status)?,

@@ -7,7 +7,9 @@ use clap::Args;
 use strongroom_agent::run as run_agent;
 use strongroom_coordinator::Coordinator;
 use strongroom_node::home::Home;
-use strongroom_protocol::Role;
+use strongroom_node::lead::{LeadBook, Standing};
+use strongroom_node::run::until_free;
+use strongroom_protocol::{Clock, Role};
 use strongroom_proxy::Proxy;
 use tokio_util::sync::CancellationToken;
 
@@ -37,15 +39,36 @@ impl RunArgs {
                 tracing::info!(address = %coordinator.address()?, "listening");
                 coordinator.run(stop).await?;
             }
-            Role::Proxy => {
-                let proxy = Proxy::open(home, clock)?;
-                tracing::info!(address = %proxy.address()?, "listening");
-                proxy.run(stop).await;
-            }
+            Role::Proxy => run_proxy(home, clock, stop).await?,
             Role::Operator => {
                 return Err(Failure::usage("an operator is no node: nothing to run"));
             }
         }
         Ok(Ending::Done)
     }
+}
+
+/// A proxy, or what its home is while its site leads in the place of another: in turn, as two
+/// persons order.
+async fn run_proxy(
+    home: Home,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    while !stop.is_cancelled() {
+        if let Some(listen) = home.settings().listen {
+            until_free(listen).await;
+        }
+        let (home, clock) = (home.clone(), Arc::clone(&clock));
+        if LeadBook::open(&home)?.standing() == Standing::Follows {
+            let proxy = Proxy::open(home, clock)?;
+            tracing::info!(address = %proxy.address()?, "listening");
+            proxy.run(stop.clone()).await;
+        } else {
+            let coordinator = Coordinator::open(home, clock)?;
+            tracing::info!(address = %coordinator.address()?, "listening, and leading");
+            coordinator.run(stop.clone()).await?;
+        }
+    }
+    Ok(())
 }

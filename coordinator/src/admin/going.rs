@@ -141,6 +141,10 @@ pub(super) fn detail(
 /// Shows what goes, or lets it go now instead of at the coordinator's next look.
 pub(super) fn prune(site: &Site, order: PruneOrder, by: &str) -> Answer<Response> {
     match order {
+        PruneOrder::Apply if !site.lets_go() => {
+            let text = format!("nothing is let go here now: {}", site.lead.lead());
+            Err(Refusal::new(RefusalKind::Stale, text))
+        }
         PruneOrder::Apply => {
             let pass = expire::pass(site, by, site.now(), usize::MAX);
             let pass = pass.map_err(|error| unavailable(&error))?;

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use strongroom_certs::TokenOrder;
 use strongroom_protocol::admin::{Pinned, PointRef, Response};
-use strongroom_protocol::control::Overwrite;
+use strongroom_protocol::control::{Overwrite, ToNode};
+use strongroom_protocol::frame::HEADER_BYTES_MAX;
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Chain, Identity, NodeName, Role, SiteName, Timestamp};
 
@@ -47,8 +48,23 @@ pub(super) fn policy_plan(site: &Site, file: &str, toml: &str) -> Result<Respons
     })
 }
 
+/// Longest policy that is told to proxies, in bytes: it has to fit into a header.
+const POLICY_BYTES_MAX: usize = HEADER_BYTES_MAX - 4096;
+
+/// The policy in force, as proxies keep it for the day they have to lead.
+pub(crate) fn policy_for_proxies(site: &Site) -> Option<ToNode> {
+    let current = site.catalog.current_policy().unwrap_or_default()?;
+    let (version, file, toml) = (current.version, current.file, current.toml);
+    if toml.len() + file.len() > POLICY_BYTES_MAX {
+        let text = format!("{file} is too long to be kept by proxies: apply it after a takeover");
+        site.alarm("policy at proxies", text);
+        return None;
+    }
+    Some(ToNode::Policy { version, file, toml })
+}
+
 /// Applies a file.
-pub(super) fn policy_apply(
+pub(crate) fn policy_apply(
     site: &Site,
     file: &str,
     toml: &str,
@@ -64,6 +80,13 @@ pub(super) fn policy_apply(
     }
     site.record(by, "policy.apply", file, &format!("version {version}"));
     site.enforce(InForce { version, declared: parsed.declared });
+    if let Some(kept) = policy_for_proxies(site) {
+        for session in site.sessions.all() {
+            if session.identity.role == Role::Proxy {
+                session.say(kept.clone());
+            }
+        }
+    }
     Ok(Response::Done(format!("version {version} of the policy is in force")))
 }
 
@@ -75,6 +98,9 @@ pub(super) fn token(
     seconds_valid: u32,
     by: &str,
 ) -> Result<Response, Refusal> {
+    if role == Role::Agent {
+        site.lead.while_leading("no agent is taken in", || ())?;
+    }
     let me = site.guard.me().identity;
     let settings = site.home.settings();
     let address = settings.advertise.clone().or_else(|| settings.listen.map(|at| at.to_string()));
@@ -128,8 +154,7 @@ pub(super) fn revoke(site: &Site, identity: &Identity, by: &str) -> Result<Respo
     let now = site.now();
     site.guard.revocations().revoke_identity(identity, now).map_err(|error| unavailable(&error))?;
     site.record(by, "revoke", &identity.to_string(), "");
-    let pushed =
-        strongroom_protocol::control::ToNode::Revoked { revoked: vec![(identity.clone(), now)] };
+    let pushed = ToNode::Revoked { revoked: vec![(identity.clone(), now)] };
     if identity.role == Role::Proxy {
         // It holds its own site's authority: a newer certificate must not let it in again.
         let forgotten = site.catalog.set_setting(&proxy_setting(identity), REVOKED);

@@ -4,8 +4,8 @@ use strongroom_node::inspect;
 use strongroom_node::scrubber::sentence;
 use strongroom_node::uplink::SOFTWARE;
 use strongroom_protocol::admin::{
-    AuditRow, CopyRow, EventRow, HoldRow, JobRow, Live, MediumRow, NodeRow, PointRef, PointRow,
-    Response, StatusReport, WorkloadRow,
+    CopyRow, EventRow, HoldRow, JobRow, Live, MediumRow, NodeRow, PointRef, PointRow, Response,
+    StatusReport, WorkloadRow,
 };
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{JobId, PointId, Timestamp, WorkloadName};
@@ -13,7 +13,6 @@ use strongroom_protocol::{JobId, PointId, Timestamp, WorkloadName};
 use super::going::detail;
 use super::owed::{debts, required, suspects};
 use super::unavailable;
-use crate::audit;
 use crate::catalog::{JobFilter, LedgerRow, PointFilter, PointRecord};
 use crate::copies::CopyTask;
 use crate::job::{Job, Next, State, Task};
@@ -310,33 +309,6 @@ pub(super) fn holds(site: &Site) -> Answer<Vec<HoldRow>> {
         points: hold.points.into_iter().collect(),
     };
     Ok(holds.into_iter().map(row).collect())
-}
-
-pub(super) fn audit(site: &Site, most: u32) -> Answer<Response> {
-    let (checked, records) = match audit::tail(site.audit.path(), most as usize) {
-        Ok((verified, records)) => (verified.records, records),
-        Err(audit::AuditError::Broken { seq, .. }) => {
-            return Ok(Response::Audit {
-                checked: seq.saturating_sub(1),
-                broken_at: Some(seq),
-                records: Vec::new(),
-            });
-        }
-        Err(error) => return Err(unavailable(&error)),
-    };
-    let row = |record: audit::Record| AuditRow {
-        seq: record.seq,
-        at: record.at,
-        actor: record.actor,
-        action: record.action,
-        subject: record.subject,
-        detail: record.detail,
-    };
-    Ok(Response::Audit {
-        checked,
-        broken_at: None,
-        records: records.into_iter().map(row).collect(),
-    })
 }
 
 pub(super) fn policy(site: &Site) -> Answer<Response> {

@@ -3,9 +3,9 @@
 use rusqlite::{OptionalExtension as _, params};
 use strongroom_protocol::{Identity, Role, Timestamp};
 
-use crate::audit::Head;
 use crate::catalog::cell::{count, text, time, time_or_none};
 use crate::catalog::{Catalog, CatalogError};
+use strongroom_node::audit::Head;
 
 /// Where the audit log's last known head is kept.
 const AUDIT_ANCHOR: &str = "audit.anchor";

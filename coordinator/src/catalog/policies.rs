@@ -117,6 +117,25 @@ impl Catalog {
         })
     }
 
+    /// The workload of this name has this id, by a point that was found: a name that was declared
+    /// and has no point yet takes it, so that its points go on being one workload's.
+    pub fn adopt_workload(
+        &self,
+        name: &WorkloadName,
+        found: WorkloadId,
+        at: Timestamp,
+    ) -> Result<WorkloadRecord, CatalogError> {
+        self.change("take up a workload", |db| {
+            db.execute(
+                "UPDATE workloads SET id = ?2 WHERE name = ?1 \
+                 AND NOT EXISTS (SELECT 1 FROM points WHERE workload = ?1)",
+                params![name.as_str(), found.as_bytes()],
+            )?;
+            Ok(())
+        })?;
+        self.ensure_workload(name, found, at)
+    }
+
     /// Every workload ever declared.
     pub fn workloads(&self) -> Result<Vec<WorkloadRecord>, CatalogError> {
         self.read("list workloads", |db| {

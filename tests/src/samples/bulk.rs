@@ -1,6 +1,7 @@
 //! Samples of the bulk streams: protect, restore, replicate.
 
 use strongroom_protocol::data::{FromAgent, FromProxy, FromReader, ToAgent, ToProxy, ToReader};
+use strongroom_protocol::lead::Reseeded;
 use strongroom_protocol::opening::RefusalKind;
 use strongroom_protocol::{Algorithm, BlobKind, ParcelHead, Reference};
 
@@ -56,7 +57,18 @@ impl Sampled for ToReader {
 
 impl Sampled for FromProxy {
     fn samples() -> Vec<Self> {
-        vec![Self::Need { point: id(3) }, Self::Pack { id: pack(0xee), offset: 1 << 20 }]
+        vec![
+            Self::Need { point: id(3) },
+            Self::Pack { id: pack(0xee), offset: 1 << 20 },
+            Self::Points,
+            Self::Reseeded(Reseeded {
+                held: 3,
+                let_go: 2,
+                only_there: 1,
+                lacking: 4,
+                why: vec!["point 3: hurt".to_owned()],
+            }),
+        ]
     }
 }
 
@@ -68,6 +80,7 @@ impl Sampled for ToProxy {
             Self::Piece { id: pack(0xee), offset: 1 << 20 },
             Self::PackEnd { id: pack(0xee), len: 64 << 20 },
             Self::Refused { refusal: refusal(RefusalKind::Unavailable) },
+            Self::Points(vec![(id(5), id(3)), (id(5), id(4))]),
         ]
     }
 }

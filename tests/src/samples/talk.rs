@@ -7,11 +7,11 @@ use strongroom_protocol::control::{
 };
 use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse, TokenProof};
 use strongroom_protocol::opening::{Opened, Opening, RefusalKind};
-use strongroom_protocol::{Generation, PointId, Role};
+use strongroom_protocol::{Generation, Lead, PointId, Role, Term};
 
 use super::{Sampled, at, id, identity, name, pack, refusal};
 
-const KINDS: [RefusalKind; 9] = [
+const KINDS: [RefusalKind; 10] = [
     RefusalKind::Forbidden,
     RefusalKind::Unknown,
     RefusalKind::Stale,
@@ -21,6 +21,7 @@ const KINDS: [RefusalKind; 9] = [
     RefusalKind::Missing,
     RefusalKind::Cancelled,
     RefusalKind::Internal,
+    RefusalKind::Away,
 ];
 
 impl Sampled for Opening {
@@ -33,6 +34,7 @@ impl Sampled for Opening {
             Self::Packs,
             Self::Admin,
             Self::Heal { job: id(1) },
+            Self::Reseed,
         ]
     }
 }
@@ -121,6 +123,8 @@ impl Sampled for FromNode {
                 at: at(9),
                 showing: showing(Shown::Held),
             }),
+            Self::Lead(lead()),
+            Self::HandBack(Lead::first(name("north"))),
         ]
     }
 }
@@ -163,7 +167,20 @@ impl Sampled for ToNode {
         ];
         all.extend(apps.map(protecting_app).map(Work::ProtectApp).map(assign));
         all.push(Self::ProofNoted { point: id(3), at: at(9) });
+        all.push(Self::Lead(lead()));
+        let (file, toml) = ("policy.toml".to_owned(), "[policy.p]".to_owned());
+        all.push(Self::Policy { version: 7, file, toml });
         all
+    }
+}
+
+pub(super) fn lead() -> Lead {
+    Lead {
+        term: Term(2),
+        site: name("south"),
+        since: Some(at(7)),
+        by: vec![identity(Role::Operator), identity(Role::Operator)],
+        why: "fire".to_owned(),
     }
 }
 

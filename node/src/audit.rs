@@ -11,6 +11,8 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use strongroom_protocol::Timestamp;
 
+/// The log's name in a node's home.
+pub const AUDIT_FILE: &str = "audit.log";
 /// Longest line read back: an order with thousands of points fits, a damaged file without line
 /// ends cannot exhaust memory.
 const LINE_BYTES_MAX: u64 = 4 << 20;
