@@ -83,7 +83,7 @@ impl Table {
     }
 
     fn first(&self, cluster: u64) -> Result<Record, Problem> {
-        let at = cluster.checked_mul(self.boot.cluster_bytes).unwrap_or(u64::MAX);
+        let at = cluster.saturating_mul(self.boot.cluster_bytes);
         let what = "the first record of the master file table";
         let block = Block::read(self.volume.as_ref(), what, at, self.boot.record_bytes)?;
         Record::parse(0, block)
