@@ -4,6 +4,7 @@
 
 mod bytes;
 mod cached;
+pub mod cell;
 mod ext;
 mod fat;
 mod ntfs;

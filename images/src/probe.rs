@@ -68,12 +68,12 @@ pub fn probe(volume: &Arc<dyn Volume>) -> Result<Found, VolumeError> {
         return Ok(Found::Unread { what: "a physical volume of LVM" });
     }
     let again = || Arc::clone(volume);
-    Ok(if has(0, b"XFSB") {
+    Ok(if u16_at(&head, 1080) == 0xef53 {
+        opened("ext4", Ext::open(again()))
+    } else if has(0, b"XFSB") {
         opened("XFS", Xfs::open(again()))
     } else if has(3, b"NTFS    ") {
         opened("NTFS", Ntfs::open(again()))
-    } else if u16_at(&head, 1080) == 0xef53 {
-        opened("ext4", Ext::open(again()))
     } else if is_fat(&head) {
         opened("FAT", Fat::open(again()))
     } else {
