@@ -7,13 +7,13 @@ mod cached;
 pub mod cell;
 mod ext;
 mod fat;
-pub mod ntfs;
+mod ntfs;
 pub mod probe;
 mod raw;
 pub mod system;
 pub mod table;
 pub mod volume;
-pub mod xfs;
+mod xfs;
 
 pub use cached::Cached;
 pub use ext::Ext;

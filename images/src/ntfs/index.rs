@@ -135,7 +135,7 @@ impl Root {
 
     /// Reads a block by its number in the allocation.
     fn block(&self, stream: &Stream<'_>, number: u64) -> Result<Block, Problem> {
-        let place = number.checked_mul(self.block_bytes as u64).unwrap_or(u64::MAX);
+        let place = number.saturating_mul(self.block_bytes as u64);
         let mut bytes = vec![0; self.block_bytes];
         let at = stream.place(place)?;
         let length = stream.read(place, &mut bytes)?;
@@ -213,7 +213,7 @@ pub(super) fn search(
                 let Some(stream) = Stream::find(file, INDEX_ALLOCATION, index)? else {
                     return Err(file.damaged("an index without its blocks"));
                 };
-                let place = root.pointer_bytes.checked_mul(pointer).unwrap_or(u64::MAX);
+                let place = root.pointer_bytes.saturating_mul(pointer);
                 let block = root.block(&stream, place / root.block_bytes as u64)?;
                 entries(&block.raw().rest(24)?, &mut take)?
             }

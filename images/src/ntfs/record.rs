@@ -120,7 +120,7 @@ impl Record {
         let mut found = Vec::new();
         while raw.le32(offset)? != END {
             let length = raw.le32(offset + 4)? as usize;
-            if length < 24 || length % 8 != 0 || found.len() == ATTRIBUTES_MAX {
+            if length < 24 || !length.is_multiple_of(8) || found.len() == ATTRIBUTES_MAX {
                 return Err(raw.damaged(offset, format!("an attribute of {length} bytes")));
             }
             found.push(Attribute::parse(raw.part(offset, length)?)?);

@@ -81,7 +81,7 @@ fn path(data: &Raw<'_>, buffer: usize) -> Result<Vec<u8>, Problem> {
         return Ok(wtf8(shown));
     }
     let followed = wtf8(at(0)?);
-    Ok(followed.strip_prefix(br"\??\").map_or(followed.clone(), <[u8]>::to_vec))
+    Ok(followed.strip_prefix(br"\??\").unwrap_or(&followed).to_vec())
 }
 
 /// A relative path as the rest of the world writes it.

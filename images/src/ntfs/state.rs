@@ -1,12 +1,13 @@
 //! What a person should know of a volume before reading it: whether Windows has put it down
 //! properly. The log is not replayed.
 
+use crate::bytes::wide_label;
 use crate::raw::Raw;
 use crate::system::{FileSystem as _, NodeId, Problem};
 
 use super::Ntfs;
 use super::stream::Stream;
-use super::table::{DATA, File, Table, VOLUME_INFORMATION};
+use super::table::{DATA, File, Table, VOLUME_INFORMATION, VOLUME_NAME};
 
 const LOG_RECORD: u64 = 2;
 pub(super) const VOLUME_RECORD: u64 = 3;
@@ -20,6 +21,12 @@ pub(super) fn version(volume: &File<'_>) -> Result<(u8, u8, u16), Problem> {
     let value = value.ok_or_else(|| volume.damaged("a volume without its version"))?;
     let raw = Raw { what: "the version of the volume", at: volume.record.block.at, bytes: &value };
     Ok((raw.u8(8)?, raw.u8(9)?, raw.le16(10)?))
+}
+
+/// What the volume is called.
+pub(super) fn label(volume: &File<'_>) -> Result<Option<String>, Problem> {
+    let value = volume.value(VOLUME_NAME, &[], 4096)?;
+    Ok(value.and_then(|name| wide_label(&name)))
 }
 
 /// Whether what the log holds is in place.

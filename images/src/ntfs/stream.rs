@@ -1,6 +1,7 @@
 //! The bytes of a value: in a record, in clusters, with holes, or compressed. One stretch of runs
 //! is unpacked at a time, so that a file of a million fragments needs no more memory than another.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::raw::Raw;
@@ -144,6 +145,27 @@ impl<'a> Stream<'a> {
             Some(unit) => self.read_units(unit, at, into)?,
         }
         Ok(wanted)
+    }
+
+    /// The next stretch from `at` that may hold something else than zeros.
+    pub(super) fn data(&self, at: u64) -> Result<Option<Range<u64>>, Problem> {
+        if matches!(self.body, Body::Resident(_)) {
+            return Ok((at < self.bytes).then_some(at..self.bytes));
+        }
+        let cluster_bytes = self.table.boot.cluster_bytes;
+        // A unit with anything in place is all data.
+        let unit = self.unit.unwrap_or(cluster_bytes);
+        let mut from = at - at % unit;
+        while from.max(at) < self.written {
+            let run = self.run(from / cluster_bytes)?;
+            let end = run.end().saturating_mul(cluster_bytes);
+            let whole = end.checked_next_multiple_of(unit).unwrap_or(u64::MAX).min(self.written);
+            if run.place.is_some() && whole > at {
+                return Ok(Some(from.max(at)..whole));
+            }
+            from = end;
+        }
+        Ok(None)
     }
 
     /// The run that holds a cluster of the value.

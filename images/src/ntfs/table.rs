@@ -24,6 +24,7 @@ pub(super) const STANDARD_INFORMATION: u32 = 0x10;
 pub(super) const ATTRIBUTE_LIST: u32 = 0x20;
 pub(super) const FILE_NAME: u32 = 0x30;
 pub(super) const SECURITY_DESCRIPTOR: u32 = 0x50;
+pub(super) const VOLUME_NAME: u32 = 0x60;
 pub(super) const VOLUME_INFORMATION: u32 = 0x70;
 pub(super) const DATA: u32 = 0x80;
 pub(super) const INDEX_ROOT: u32 = 0x90;
@@ -83,7 +84,7 @@ impl Table {
     }
 
     fn first(&self, cluster: u64) -> Result<Record, Problem> {
-        let at = cluster.checked_mul(self.boot.cluster_bytes).unwrap_or(u64::MAX);
+        let at = cluster.saturating_mul(self.boot.cluster_bytes);
         let what = "the first record of the master file table";
         let block = Block::read(self.volume.as_ref(), what, at, self.boot.record_bytes)?;
         Record::parse(0, block)

@@ -51,7 +51,7 @@ impl<'a> Map<'a> {
             Format::Btree => {}
             Format::Extents => {
                 let count = usize::try_from(fork.extents).unwrap_or(usize::MAX);
-                let length = count.checked_mul(RECORD_BYTES).unwrap_or(usize::MAX);
+                let length = count.saturating_mul(RECORD_BYTES);
                 let list = records(geometry, &fork.raw.part(0, length)?, (0, u64::MAX))?;
                 map.known = Some((0, u64::MAX, list));
             }

@@ -1,6 +1,7 @@
 //! The superblock: how an XFS is laid out and which of its features are on. A feature that changes
 //! what is read and is not known here is refused by its name.
 
+use crate::bytes::label;
 use crate::raw::{Block, Raw};
 use crate::system::Problem;
 use crate::volume::Volume;
@@ -37,6 +38,7 @@ pub(super) struct Geometry {
     pub(super) log_first: u64,
     pub(super) log_blocks: u32,
     pub(super) uuid: [u8; 16],
+    pub(super) label: Option<String>,
     pub(super) has_types: Types,
     pub(super) needs_repair: bool,
     pub(super) in_progress: bool,
@@ -102,6 +104,7 @@ impl Geometry {
             log_first: raw.be64(48)?,
             log_blocks: raw.be32(96)?,
             uuid,
+            label: label(raw.take(108, 12)?),
             has_types: if types { Types::Kept } else { Types::None },
             needs_repair: incompatible & INCOMPAT_NEEDS_REPAIR != 0,
             in_progress: raw.u8(126)? != 0,

@@ -143,7 +143,10 @@ fn one(system: &dyn FileSystem, node: NodeId) -> Result<Said, Problem> {
         _ => "something".to_owned(),
     };
     match kind.as_str() {
-        "file" => said.content = content(system, node, attributes.size)?,
+        "file" => {
+            said.content = content(system, node, attributes.size)?;
+            holes(system, node, &said.content)?;
+        }
         "link" => {
             said.content = system.target(node)?;
             said.size = said.content.len() as u64;
@@ -152,6 +155,18 @@ fn one(system: &dyn FileSystem, node: NodeId) -> Result<Said, Problem> {
     }
     said.kind = kind;
     Ok(said)
+}
+
+/// What is said to be a hole holds nothing.
+fn holes(system: &dyn FileSystem, node: NodeId, content: &[u8]) -> Result<(), Problem> {
+    let mut at = 0;
+    loop {
+        let range = system.data(node, at as u64)?;
+        let start = range.as_ref().map_or(content.len(), |range| range.start as usize);
+        assert!(content[at..start].iter().all(|byte| *byte == 0), "{at} to {start} is no hole");
+        let Some(range) = range else { return Ok(()) };
+        at = range.end as usize;
+    }
 }
 
 /// All of a file, in reads of odd lengths.

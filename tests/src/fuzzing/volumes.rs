@@ -258,6 +258,11 @@ fn look(
             Err(_) => break,
         }
     }
+    for at in [0, size / 3, size.saturating_sub(1)] {
+        if let Ok(Some(range)) = system.data(node, at) {
+            assert!(range.start >= at && range.start < range.end && range.end <= size);
+        }
+    }
     let target = system.target(node);
     if attributes.kind == Kind::Symlink {
         note(target.err());
