@@ -105,6 +105,21 @@ fn make_disk(dir: &Path, disk: &Path) -> Mounted {
     mounted
 }
 
+/// A file system whose directories contain one another, with a file that leads out, one of a size
+/// that cannot be, and a good one.
+fn make_hostile(dir: &Path, image: &Path) {
+    fs::create_dir_all(dir.join("bad/one/two")).unwrap();
+    for name in ["good", "leads-out", "huge"] {
+        fs::write(dir.join("bad/one").join(name), noise(5000, 9)).unwrap();
+    }
+    let shown = image.display();
+    sh(&format!("truncate -s 4M {shown} && mke2fs -q -t ext2 -d bad {shown}"), dir);
+    let orders = "link / /one/up\nlink /one /one/two/again\nlink /one/two /one/same\n\
+                  sif /one/leads-out block[0] 99999999\nsif /one/huge size 9000000000000000\n";
+    fs::write(dir.join("orders"), orders).unwrap();
+    sh(&format!("debugfs -w -f orders {shown} 2>&1"), dir);
+}
+
 fn differences(left: &Path, right: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let compared = compare(left, right, &mut |difference| {
@@ -131,6 +146,7 @@ impl Lab {
         fs::write(source.join("strongroom.json"), r#"{"disks":[{"name":"vda"}]}"#).unwrap();
         let mounted = make_disk(dir.path(), &source.join("disks/vda.raw"));
         fs::write(source.join("noise.img"), noise(3_000_000, 5)).unwrap();
+        make_hostile(dir.path(), &source.join("hostile.img"));
         let sites = Sites::raise(&dir.path().join("sites"));
         sites.apply(&policy(&source));
         sites.protect(TREE);
@@ -153,6 +169,7 @@ fn what_lies_in_an_image_is_seen_found_and_restored_from_every_copy() {
     dumped(&lab);
     found(&lab);
     refused(&lab);
+    hostile(&lab);
     let back = lab.dir.path().join("back");
     let to = back.display().to_string();
     let at = Lab::at("disks/vda//p2/tree");
@@ -237,6 +254,28 @@ fn refused(lab: &Lab) {
     let said = lab.sites.refused(&["restore", &at, "--on", "host1:/tmp/nowhere"]);
     assert!(said.contains("restored on this host"), "{said}");
     assert!(lab.source.join("noise.img").exists());
+}
+
+/// What is hostile or damaged costs itself, and every walk ends.
+fn hostile(lab: &Lab) {
+    let output = lab.sites.run(&["ls", "-R", &Lab::at("hostile.img//p1/one")]);
+    let (lines, said) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(lines.lines().count() < 10 && lines.contains("good"), "{lines}");
+    assert!(said.contains("was met elsewhere already"), "{said}");
+    let to = lab.dir.path().join("of-hostile");
+    let output =
+        lab.sites.run(&["restore", &Lab::at("hostile.img//p1/one"), "--to", to.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    for wanted in
+        ["not restored: /leads-out: ", "there is no block 99999999", "not restored: /huge"]
+    {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+    assert!(fs::read(to.join("good")).unwrap() == noise(5000, 9));
+    assert!(!to.join("leads-out").exists());
 }
 
 /// A volume that is a file.

@@ -28,6 +28,9 @@ pub enum Kind {
 /// Nanoseconds since 1970, where the file system keeps that time at all.
 pub type Nanoseconds = i128;
 
+/// Extended attributes: full names, and values.
+pub type Extended = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What a file system says of a node. What it does not keep is `None`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Attributes {
@@ -142,5 +145,5 @@ pub trait FileSystem: Send + Sync {
     /// # Errors
     ///
     /// A [`Problem`] if they are damaged.
-    fn extended(&self, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Problem>;
+    fn extended(&self, node: NodeId) -> Result<Extended, Problem>;
 }

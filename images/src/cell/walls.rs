@@ -104,6 +104,7 @@ mod tests {
 
     /// What the process does once the walls stand; by itself it does nothing.
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the process is this test's own")]
     fn within() {
         let Ok(deed) = std::env::var(WITHIN) else { return };
         raise().unwrap();
