@@ -15,7 +15,6 @@ use strongroom_protocol::admin::{JobRow, Request, Response};
 use strongroom_protocol::lead::{LeadOrder, LeadReport};
 use strongroom_protocol::{Identity, Role, SiteName};
 use strongroom_proxy::Proxy;
-use tokio_util::sync::CancellationToken;
 
 use crate::site::{Running, TwoSites, name};
 
@@ -23,7 +22,7 @@ impl TwoSites {
     /// Starts the second site as what its home says, and goes on as what it says then.
     pub fn start_second(&self) -> anyhow::Result<Running> {
         let (dir, clock, at) = (self.home("proxy"), Arc::clone(&self.clock), self.proxy_at);
-        Ok(Running::start(CancellationToken::new(), |stop| async move {
+        Ok(Running::start(|stop| async move {
             while !stop.is_cancelled() {
                 until_free(at).await;
                 let (home, clock) = (Home::open_as(&dir, Role::Proxy)?, Arc::clone(&clock));
