@@ -10,6 +10,7 @@ mod exporting;
 mod failure;
 mod ground;
 mod human;
+mod inside;
 mod keyring;
 mod lab;
 mod lasting;
@@ -41,6 +42,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use strongroom_images::cell::inhabit;
 use strongroom_node::memory;
 use strongroom_protocol::{Clock, SiteName, SystemClock};
 
@@ -68,6 +70,10 @@ struct Arguments {
 
 fn main() -> ExitCode {
     memory::set_up();
+    if std::env::args_os().nth(1).is_some_and(|word| word == inside::CELL) {
+        // Before there is any other thread: this process is to be confined.
+        return inhabit();
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -1,5 +1,6 @@
-//! `POINT` and `POINT:PATH` as people type them: an id, its last digits, or `latest:WORKLOAD`.
-//! Refuses what is neither before anybody is asked. Paths are bytes.
+//! `POINT` and `POINT:PATH` as people type them: an id, its last digits, or `latest:WORKLOAD`; and
+//! `POINT:IMAGE//pN/PATH`, what lies in a partition of a disk image. Refuses what is none of these
+//! before anybody is asked. Paths are bytes.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -17,6 +18,36 @@ pub(crate) struct PointAt {
     pub(crate) point: PointRef,
     /// Names joined by '/'; empty for the whole point.
     pub(crate) path: Vec<u8>,
+    /// The same as a place inside of an image, where it can be read so.
+    pub(crate) inside: Option<InsideAt>,
+}
+
+/// A place inside of a disk image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InsideAt {
+    /// The file that is the image.
+    pub(crate) image: Vec<u8>,
+    /// None for the disk itself.
+    pub(crate) partition: Option<u32>,
+    pub(crate) path: Vec<u8>,
+}
+
+impl InsideAt {
+    /// `IMAGE//`, `IMAGE//pN` and `IMAGE//pN/PATH`.
+    fn parse(path: &[u8]) -> Option<Self> {
+        let at = path.windows(2).position(|pair| pair == b"//")?;
+        let (image, rest) = (names(path.get(..at)?), path.get(at + 2..)?);
+        let (first, inner) = match rest.iter().position(|byte| *byte == b'/') {
+            Some(end) => (rest.get(..end)?, rest.get(end..)?),
+            None => (rest, &[][..]),
+        };
+        let partition = match first {
+            [] if inner.is_empty() => None,
+            [b'p', digits @ ..] => Some(std::str::from_utf8(digits).ok()?.parse().ok()?),
+            _ => return None,
+        };
+        (!image.is_empty()).then(|| Self { image, partition, path: names(inner) })
+    }
 }
 
 /// Why a text names no point.
@@ -43,10 +74,16 @@ impl PointAt {
         };
         let text = || String::from_utf8_lossy(bytes).into_owned();
         let point = point.ok_or_else(|| PointAtError { text: text() })?;
-        let names = rest.unwrap_or_default().split(|byte| *byte == b'/');
-        let names: Vec<&[u8]> = names.filter(|name| !name.is_empty() && *name != b".").collect();
-        Ok(Self { point, path: names.join(&b'/') })
+        let path = rest.unwrap_or_default();
+        Ok(Self { point, path: names(path), inside: InsideAt::parse(path) })
     }
+}
+
+/// Names joined by '/', without those that say nothing.
+fn names(path: &[u8]) -> Vec<u8> {
+    let names = path.split(|byte| *byte == b'/');
+    let names: Vec<&[u8]> = names.filter(|name| !name.is_empty() && *name != b".").collect();
+    names.join(&b'/')
 }
 
 fn cut(bytes: &[u8]) -> (&[u8], Option<&[u8]>) {
@@ -106,6 +143,24 @@ mod tests {
         }
         let raw = PointAt::parse(b"456789ab:\xff/x").unwrap();
         assert_eq!(raw.path, b"\xff/x");
+    }
+
+    #[test]
+    fn two_slashes_lead_into_an_image() {
+        let inside = |text: &str| {
+            let at = PointAt::parse(format!("456789ab:{text}").as_bytes()).unwrap().inside?;
+            let path = String::from_utf8(at.path).unwrap();
+            Some((String::from_utf8(at.image).unwrap(), at.partition, path))
+        };
+        let some = |image: &str, partition, path: &str| {
+            Some((image.to_owned(), partition, path.to_owned()))
+        };
+        assert_eq!(inside("disks/vda.raw//"), some("disks/vda.raw", None, ""));
+        assert_eq!(inside("/a.img//p2"), some("a.img", Some(2), ""));
+        assert_eq!(inside("a.img//p2//etc/./x/"), some("a.img", Some(2), "etc/x"));
+        for plain in ["etc//hosts", "etc//px", "//p1", "a/b/", ""] {
+            assert_eq!(inside(plain), None, "{plain}");
+        }
     }
 
     #[test]

@@ -180,7 +180,7 @@ fn selection(paths: Vec<Vec<u8>>, globs: &[String]) -> Result<Selection, Failure
     Ok(Selection::new(paths, globs)?)
 }
 
-async fn carry_out(
+pub(crate) async fn carry_out(
     session: &Session,
     scene: Scene,
     order: Order,
@@ -248,7 +248,7 @@ fn so_far(progress: &RestoreProgress) -> String {
     )
 }
 
-fn conclude(
+pub(crate) fn conclude(
     out: &Output,
     order: &Order,
     report: &Report,

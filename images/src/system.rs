@@ -1,15 +1,19 @@
 //! What every file system looks like from outside: nodes with attributes, directories that list
 //! names, files that have bytes.
 
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
 use crate::volume::VolumeError;
 
 /// A node of one file system: an inode, a record of the master file table, a place of a directory
 /// entry. Means nothing to another file system.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct NodeId(pub u64);
 
 /// What a node is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Kind {
     BlockDevice { major: u32, minor: u32 },
@@ -25,7 +29,7 @@ pub enum Kind {
 pub type Nanoseconds = i128;
 
 /// What a file system says of a node. What it does not keep is `None`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Attributes {
     pub kind: Kind,
     /// Bytes of a file or of the target of a link.
@@ -76,6 +80,17 @@ pub trait FileSystem: Send + Sync {
     /// `ext4`, `fat32`, `ntfs`, `xfs` and so on.
     fn name(&self) -> &'static str;
 
+    /// What a person should know before trusting what is read: a log that a mount would replay,
+    /// a mark of damage. One sentence each.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What the file system is called by who made it; lossy where it is no UTF-8.
+    fn label(&self) -> Option<String> {
+        None
+    }
+
     /// The directory at the top.
     fn root(&self) -> NodeId;
 
@@ -102,6 +117,17 @@ pub trait FileSystem: Send + Sync {
     ///
     /// A [`Problem`] if the node is no file or that place is damaged.
     fn read(&self, file: NodeId, at: u64, into: &mut [u8]) -> Result<usize, Problem>;
+
+    /// The next stretch of a file from byte `at` on that may hold something else than zeros, within
+    /// its size; none where only holes follow. Who does not know says that all may.
+    ///
+    /// # Errors
+    ///
+    /// A [`Problem`] if the node is no file or what says so is damaged.
+    fn data(&self, file: NodeId, at: u64) -> Result<Option<Range<u64>>, Problem> {
+        let size = self.attributes(file)?.size;
+        Ok((at < size).then_some(at..size))
+    }
 
     /// Where a symbolic link points to.
     ///

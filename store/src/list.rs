@@ -12,7 +12,7 @@ use strongroom_protocol::{BlobKind, ChunkId, Reference};
 
 use crate::content::wire::{ExtentV1, Table, Uses, parse};
 use crate::content::{ChunkExtent, DecodeError, Encoded, FILE_BYTES_MAX};
-use crate::tree::{SinkError, SourceError};
+use crate::tree::{Blob, SinkError, SourceError};
 
 pub use build::ListBuilder;
 pub use read::{ExtentReader, PlacedExtent};
@@ -76,6 +76,15 @@ impl List {
             Self::Extents(extents) => extents.iter().map(ChunkExtent::length).try_fold(0, add),
             Self::Inner { children, .. } => children.iter().map(|c| c.bytes).try_fold(0, add),
         }
+    }
+
+    /// As a blob, for who makes lists as they are wanted.
+    ///
+    /// # Errors
+    /// It cannot be encoded.
+    pub fn blob(&self) -> Result<Blob, postcard::Error> {
+        let Encoded { references, plain } = encode_list(self)?;
+        Ok(Blob { references, plain: plain.into() })
     }
 
     const fn depth(&self) -> u8 {

@@ -3,9 +3,13 @@
 //! Shared by `tests/fuzz` (cargo-fuzz) and `tests/tests/fuzz_slice.rs` (stable toolchain).
 
 mod export;
+mod images;
 mod medium;
+mod ntfs;
 mod rest;
 mod trust;
+mod volumes;
+mod xfs;
 
 use bytes::Bytes;
 use strongroom_protocol::frame::{
@@ -14,9 +18,13 @@ use strongroom_protocol::frame::{
 use strongroom_protocol::{Identity, NodeName, PackId, PointId};
 
 pub use export::{export, overlay};
+pub use images::{ext, fat, tables};
 pub use medium::medium;
+pub use ntfs::{ntfs, ntfs_image, ntfs_walked};
 pub use rest::{config, manifest, pack, parcel, plaintext, record};
 pub use trust::{der, token, typed};
+pub use volumes::{Walked, pack_image};
+pub use xfs::{xfs, xfs_image, xfs_walked};
 
 use crate::samples::{Sampled, Visitor, visit_all};
 use crate::seeded::Seeded;
@@ -37,18 +45,23 @@ pub const TARGETS: &[Target] = &[
     Target { name: "config", run: config, seeds: rest::config_seeds },
     Target { name: "der", run: der, seeds: trust::der_seeds },
     Target { name: "export", run: export, seeds: export::export_seeds },
+    Target { name: "ext", run: ext, seeds: Vec::new },
+    Target { name: "fat", run: fat, seeds: Vec::new },
     Target { name: "frame", run: frame, seeds },
     Target { name: "manifest", run: manifest, seeds: rest::manifest_seeds },
     Target { name: "medium", run: medium, seeds: medium::medium_seeds },
     Target { name: "message", run: message, seeds },
     Target { name: "names", run: names, seeds: Vec::new },
+    Target { name: "ntfs", run: ntfs, seeds: volumes::seeds },
     Target { name: "overlay", run: overlay, seeds: export::overlay_seeds },
     Target { name: "pack", run: pack, seeds: rest::pack_seeds },
     Target { name: "parcel", run: parcel, seeds: rest::parcel_seeds },
     Target { name: "plaintext", run: plaintext, seeds: rest::plaintext_seeds },
     Target { name: "record", run: record, seeds: rest::record_seeds },
+    Target { name: "tables", run: tables, seeds: Vec::new },
     Target { name: "token", run: token, seeds: trust::token_seeds },
     Target { name: "typed", run: typed, seeds: trust::typed_seeds },
+    Target { name: "xfs", run: xfs, seeds: volumes::seeds },
 ];
 
 /// Frames out of any bytes, fed in pieces whose length the first byte decides.

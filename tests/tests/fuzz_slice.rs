@@ -1,6 +1,7 @@
 //! The fuzz targets on the stable toolchain, bounded: the committed corpus, what the current
 //! code writes, and seeded mutations of both. `STRONGROOM_FUZZ_SECONDS` (for each target) and
-//! `STRONGROOM_FUZZ_SEED` make it a campaign; `cargo xtask fuzz` sets them. Sealed things hold
+//! `STRONGROOM_FUZZ_SEED` make it a campaign, `STRONGROOM_FUZZ_TARGET` of one target; `cargo xtask
+//! fuzz` sets them. Sealed things hold
 //! fresh nonces, so a failure is repeated by the bytes it prints rather than by its seed.
 //!
 //! `STRONGROOM_FUZZ_CORPUS=write` adds what the code writes today to targets that have no corpus.
@@ -61,7 +62,11 @@ fn no_target_fails() {
     let seed = number("STRONGROOM_FUZZ_SEED").unwrap_or(1);
     let asked = number("STRONGROOM_FUZZ_SECONDS").map(Duration::from_secs);
     let (most, time) = asked.map_or((MUTATIONS, TIME_MAX), |time| (u64::MAX, time));
-    for target in TARGETS {
+    let only = std::env::var("STRONGROOM_FUZZ_TARGET").ok();
+    let is_wanted = |target: &&Target| only.as_deref().is_none_or(|only| only == target.name);
+    let wanted: Vec<&Target> = TARGETS.iter().filter(is_wanted).collect();
+    assert!(!wanted.is_empty(), "there is no target {}", only.unwrap_or_default());
+    for target in wanted {
         let mut inputs = corpus(target);
         inputs.extend((target.seeds)());
         let accepted = inputs.iter().filter(|input| try_input(target, input, seed)).count();

@@ -20,6 +20,9 @@ pub(crate) struct Arguments {
     /// Where the mutations start
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Only this target
+    #[arg(long)]
+    target: Option<String>,
 }
 
 /// The campaign.
@@ -32,7 +35,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// The bounded slice of it that every checkout passes.
 pub(crate) fn slice() -> Result<()> {
-    mutate(&Arguments { seconds: SLICE_SECONDS, seed: SLICE_SEED })
+    mutate(&Arguments { seconds: SLICE_SECONDS, seed: SLICE_SEED, target: None })
 }
 
 fn mutate(arguments: &Arguments) -> Result<()> {
@@ -41,5 +44,8 @@ fn mutate(arguments: &Arguments) -> Result<()> {
     let mut command = cargo(&test);
     command.env("STRONGROOM_FUZZ_SECONDS", arguments.seconds.to_string());
     command.env("STRONGROOM_FUZZ_SEED", arguments.seed.to_string());
+    if let Some(target) = &arguments.target {
+        command.env("STRONGROOM_FUZZ_TARGET", target);
+    }
     must(&mut command)
 }

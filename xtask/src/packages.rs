@@ -39,7 +39,12 @@ const WANTED: &[Wanted] = &[
     Wanted { program: "rsync", package: "rsync", why: "an independent copy to compare with" },
     Wanted { program: "setfattr", package: "attr", why: "extended attributes of test trees" },
     Wanted { program: "setfacl", package: "acl", why: "access control lists of test trees" },
+    Wanted { program: "mkfs.xfs", package: "xfsprogs", why: "a real XFS to read" },
+    Wanted { program: "ntfs-3g", package: "ntfs-3g", why: "a real NTFS to read" },
     Wanted { program: "mkfs.btrfs", package: "btrfs-progs", why: "snapshots of a real btrfs" },
+    Wanted { program: "mkfs.vfat", package: "dosfstools", why: "images with FAT" },
+    Wanted { program: "mcopy", package: "mtools", why: "files into images without a mount" },
+    Wanted { program: "sfdisk", package: "fdisk", why: "images with partitions" },
     Wanted {
         program: "mariadbd",
         package: "mariadb-server",

@@ -10,6 +10,7 @@ use strongroom_store::content::{Entry, Node};
 
 use crate::failure::{Ending, Failure, While};
 use crate::human;
+use crate::inside::place;
 use crate::point_at::{PointAt, point_at};
 use crate::scene::{Scene, Spot, open_remote, resolve};
 use crate::session::{Session, blocking};
@@ -21,7 +22,7 @@ const STEP_BYTES: u64 = 4 << 20;
 /// Write a file of a point to standard output; a directory as tar
 #[derive(Args, Debug)]
 pub(crate) struct DumpArgs {
-    /// A point and a path in it
+    /// A point and a path in it; IMAGE//pN/PATH for what lies in a disk image
     #[arg(value_name = "POINT:PATH", value_parser = point_at())]
     at: PointAt,
     /// Write here instead
@@ -36,7 +37,9 @@ impl DumpArgs {
         let scene = open_remote(&contact, point).await?;
         let out = session.out.clone();
         blocking(move || {
-            let spot = scene.spot(&self.at.path)?;
+            let place = place(scene, &self.at)?;
+            let scene = &place.scene;
+            let spot = scene.spot(&place.path)?;
             let mut sink: Box<dyn Write> = match &self.output {
                 Some(path) => Box::new(
                     File::create_new(path).doing(format!("cannot make {}", path.display()))?,
@@ -51,11 +54,11 @@ impl DumpArgs {
             };
             let ending = match spot {
                 Spot::Other { entry, .. } => {
-                    file(&scene, &entry, &mut sink)?;
+                    file(scene, &entry, &mut sink)?;
                     Ending::Done
                 }
                 Spot::Directory { page, meta } => {
-                    let gaps = tar::write(&scene, page, meta.as_ref(), &mut sink)?;
+                    let gaps = tar::write(scene, page, meta.as_ref(), &mut sink)?;
                     for gap in &gaps {
                         out.remark(&format!("not in the archive: {gap}"));
                     }
@@ -63,7 +66,7 @@ impl DumpArgs {
                 }
             };
             sink.flush()?;
-            Ok(ending)
+            Ok(place.tell(&out, ending))
         })
         .await
     }

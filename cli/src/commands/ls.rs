@@ -7,6 +7,7 @@ use strongroom_store::tree::Step;
 
 use crate::failure::{Ending, Failure};
 use crate::human;
+use crate::inside::{Meant, meant};
 use crate::output::Output;
 use crate::point_at::{PointAt, point_at};
 use crate::scene::{Scene, Spot, open_remote, resolve};
@@ -16,12 +17,20 @@ use crate::show::{entry_json, entry_line};
 /// List what lies in a point
 #[derive(Args, Debug)]
 pub(crate) struct LsArgs {
-    /// A point, or a path in it: an id, its last 8 digits, or latest:WORKLOAD
+    /// A point, or a path in it: an id, its last 8 digits, or latest:WORKLOAD; IMAGE// for the
+    /// partitions of a disk image, IMAGE//pN/PATH for what lies in one
     #[arg(value_name = "POINT[:PATH]", value_parser = point_at())]
     at: PointAt,
     /// Everything below, too
     #[arg(long, short = 'R')]
     recursive: bool,
+}
+
+/// How much of a directory is listed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    All,
+    One,
 }
 
 impl LsArgs {
@@ -30,19 +39,27 @@ impl LsArgs {
         let point = resolve(&contact, &self.at.point).await?;
         let scene = open_remote(&contact, point).await?;
         let out = session.out.clone();
-        blocking(move || list(&scene, &self, &out)).await
+        let depth = if self.recursive { Depth::All } else { Depth::One };
+        blocking(move || match meant(scene, &self.at)? {
+            Meant::Disk(image) => Ok(image.print(&out)?),
+            Meant::Place(place) => {
+                let ending = list(&place.scene, &place.path, depth, &out)?;
+                Ok(place.tell(&out, ending))
+            }
+        })
+        .await
     }
 }
 
-fn list(scene: &Scene, args: &LsArgs, out: &Output) -> Result<Ending, Failure> {
-    match scene.spot(&args.at.path)? {
+fn list(scene: &Scene, path: &[u8], depth: Depth, out: &Output) -> Result<Ending, Failure> {
+    match scene.spot(path)? {
         Spot::Other { entry, .. } => {
-            print(out, &args.at.path, &entry)?;
+            print(out, path, &entry)?;
             Ok(Ending::Done)
         }
-        Spot::Directory { page, .. } if args.recursive => {
+        Spot::Directory { page, .. } if depth == Depth::All => {
             let mut ending = Ending::Done;
-            for step in scene.tree.walk_from(page, &args.at.path) {
+            for step in scene.tree.walk_from(page, path) {
                 match step {
                     Step::Enter { path, entry } => print(out, &path, &entry)?,
                     Step::Leave { .. } => {}
@@ -60,7 +77,7 @@ fn list(scene: &Scene, args: &LsArgs, out: &Output) -> Result<Ending, Failure> {
                 match entry {
                     Ok(entry) => print(out, &entry.name.clone(), &entry)?,
                     Err(error) => {
-                        damaged(out, &args.at.path, &error);
+                        damaged(out, path, &error);
                         ending = Ending::Gaps;
                     }
                 }

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commands::restore::{CopyArgs, beside, copy_site};
 use crate::failure::{Ending, Failure, While};
+use crate::inside::place;
 use crate::lasting::{Again, Dialling, Lasting};
 use crate::lending::{Cartridges, Lending};
 use crate::point_at::{PointAt, point_at};
@@ -98,9 +99,10 @@ impl MountArgs {
             None => self.at_node(session).await?,
         };
         let options = found.options(&self.flags());
-        let (path, dir) = (self.at.path, self.dir);
+        let (at, dir) = (self.at, self.dir);
         let (staging, label) = (found.staging.clone(), Label::of(&found.scene.manifest));
         let mounted = blocking(move || {
+            let (found, path) = found.meant(&at)?;
             let shown = found.shown(&path)?;
             mount(shown, &dir, &options).map_err(|error| hinted(error, &dir))
         })
@@ -178,6 +180,16 @@ impl Found {
             files: body.stats.files + body.stats.directories + body.stats.specials,
         };
         Options { name, totals, ..flags.clone() }
+    }
+
+    /// With what is meant, where that lies inside of an image. Blocking.
+    fn meant(self, at: &PointAt) -> Result<(Self, Vec<u8>), Failure> {
+        if at.inside.is_none() {
+            return Ok((self, at.path.clone()));
+        }
+        let place = place(self.scene, at)?;
+        // What is made of an image cannot be brought before it is read.
+        Ok((Self { scene: place.scene, bring: None, ..self }, place.path))
     }
 
     /// What is presented: the directory at a path.

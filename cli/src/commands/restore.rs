@@ -13,6 +13,7 @@ use strongroom_protocol::{NodeName, Role, SiteName};
 
 use crate::commands::protect::watch;
 use crate::failure::{Ending, Failure};
+use crate::inside;
 use crate::operator::Contact;
 use crate::point_at::{PointAt, point_at};
 use crate::restoring::{Order, from_media, from_node};
@@ -38,7 +39,8 @@ pub(crate) struct CopyArgs {
 /// Restore a point, or a path in it
 #[derive(Args, Debug)]
 pub(crate) struct RestoreArgs {
-    /// A point, or a path in it: an id, its last 8 digits, or latest:WORKLOAD
+    /// A point, or a path in it: an id, its last 8 digits, or latest:WORKLOAD; IMAGE//pN/PATH for
+    /// what lies in a disk image
     #[arg(value_name = "POINT[:PATH]", value_parser = point_at())]
     pub(super) at: PointAt,
     /// The directory of this host to restore into
@@ -90,6 +92,10 @@ impl RestoreArgs {
             },
             target,
         };
+        if self.at.inside.is_some() {
+            let staging = self.copy.staging.clone().map_or_else(|| beside(&order.target), Ok)?;
+            return inside::restore(session, self.at, &self.copy, order, staging).await;
+        }
         match &self.copy.media {
             Some(media) => {
                 let opener = self.copy.opener.opener()?;
@@ -108,6 +114,10 @@ impl RestoreArgs {
     }
 
     async fn on_agent(&self, session: &Session, on: &str) -> Result<Ending, Failure> {
+        if self.at.inside.is_some() {
+            return Err(Failure::usage("what lies inside of an image is restored on this host")
+                .hint("name a directory of it with --to"));
+        }
         let (agent, target) = agent_and_path(on)?;
         let site = copy_site(session, self.copy.from.as_deref())?;
         let contact: Contact = session.contact_at(site.as_ref()).await?;

@@ -70,7 +70,7 @@ impl VmArgs {
 
 fn restore(copy: CopyArgs, point: PointRef, to: &Path, select: Vec<String>) -> RestoreArgs {
     RestoreArgs {
-        at: PointAt { point, path: Vec::new() },
+        at: PointAt { point, path: Vec::new(), inside: None },
         to: Some(to.to_owned()),
         select,
         copy,

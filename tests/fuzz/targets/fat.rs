@@ -1,0 +1,7 @@
+//! A file system of FAT. The body is shared with the stable slice.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let _ = strongroom_tests::fuzzing::fat(bytes);
+});
