@@ -287,9 +287,13 @@ impl Foreman {
                 }
                 self.copies.reconsider();
             }
+            FromNode::Member { number, answer } if is_agent => {
+                self.jobs.answered(&node, number, answer);
+            }
             FromNode::Expired { .. }
             | FromNode::Hello { .. }
             | FromNode::Lost { .. }
+            | FromNode::Member { .. }
             | FromNode::Proven(_)
             | FromNode::Renew { .. }
             | FromNode::Scrubbed(_)

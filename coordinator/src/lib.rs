@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod catalog;
 pub mod job;
+pub mod members;
 pub mod policy;
 pub mod retention;
 pub mod schedule;

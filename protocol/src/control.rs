@@ -10,6 +10,7 @@ use crate::id::{
     CopyName, Generation, Identity, JobId, MediaSetName, PackId, PointId, RepoId, WorkloadId,
     WorkloadName,
 };
+use crate::member::{MemberAnswer, MemberQuestion};
 use crate::opening::Refusal;
 use crate::time::Timestamp;
 
@@ -35,8 +36,10 @@ pub enum FromNode {
     /// What came of starting an application from a copy at the proxy's site; said again until
     /// `ProofNoted` answers it.
     Proven(ProofNews),
+    /// Answer to `Member`, with its number.
+    Member { number: u64, answer: MemberAnswer },
 }
-message!(FromNode, "node's message", 9);
+message!(FromNode, "node's message", 10);
 
 /// Coordinator to node. The order is the wire: append only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,8 +59,10 @@ pub enum ToNode {
     /// The proof of this point that was made then is on record, or is of no use: it need not be
     /// told again.
     ProofNoted { point: PointId, at: Timestamp },
+    /// Agent: what is this member of a cluster now? Answered by `Member`.
+    Member(Box<MemberQuestion>),
 }
-message!(ToNode, "message to node", 7);
+message!(ToNode, "message to node", 8);
 
 /// Kinds of work that this version knows.
 const WORK_KINDS: u32 = 9;

@@ -11,6 +11,7 @@ pub mod enrol;
 pub mod frame;
 pub mod id;
 pub mod link;
+pub mod member;
 pub mod opening;
 pub mod time;
 

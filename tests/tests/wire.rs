@@ -21,8 +21,8 @@ use strongroom_tests::samples::{Sampled, Visitor, variant_of, visit_all};
 use strongroom_tests::{fuzzing, source};
 
 /// The files whose code is the wire.
-const WIRE: [&str; 8] =
-    ["admin", "admin/reports", "blob", "control", "data", "enrol", "frame", "opening"];
+const WIRE: [&str; 9] =
+    ["admin", "admin/reports", "blob", "control", "data", "enrol", "frame", "member", "opening"];
 
 fn read(path: &str) -> String {
     let path = source::root().join(path);

@@ -6,6 +6,7 @@ use strongroom_protocol::control::{
     ScrubNews, Showing, Shown, StepNews, ToNode, Welcome, Work,
 };
 use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse, TokenProof};
+use strongroom_protocol::member::{MemberAnswer, MemberQuestion, MemberRole, MemberState};
 use strongroom_protocol::opening::{Opened, Opening, RefusalKind};
 use strongroom_protocol::{Generation, PointId, Role};
 
@@ -121,8 +122,20 @@ impl Sampled for FromNode {
                 at: at(9),
                 showing: showing(Shown::Held),
             }),
+            member(MemberAnswer::Is(member_state(MemberRole::Primary, Some(0)))),
+            member(MemberAnswer::Is(member_state(MemberRole::Standby, None))),
+            member(MemberAnswer::Refused(refusal(RefusalKind::Unavailable))),
         ]
     }
+}
+
+const fn member(answer: MemberAnswer) -> FromNode {
+    FromNode::Member { number: 300, answer }
+}
+
+fn member_state(role: MemberRole, lag_ms: Option<u64>) -> MemberState {
+    let (cluster, version) = ("7412".to_owned(), "15.14".to_owned());
+    MemberState { cluster, role, timeline: 2, lag_ms, version }
 }
 
 pub(super) fn showing(outcome: Shown) -> Showing {
@@ -163,6 +176,11 @@ impl Sampled for ToNode {
         ];
         all.extend(apps.map(protecting_app).map(Work::ProtectApp).map(assign));
         all.push(Self::ProofNoted { point: id(3), at: at(9) });
+        all.push(Self::Member(Box::new(MemberQuestion {
+            number: 300,
+            kind: AppKind::Postgres,
+            settings: vec![("user".to_owned(), "backup".to_owned())],
+        })));
         all
     }
 }

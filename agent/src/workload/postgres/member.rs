@@ -1,0 +1,51 @@
+//! What a member of a cluster is: its identity, role, timeline, and how far it is behind. Promises
+//! to change nothing, and never to call a member nearer than it can show.
+
+use std::time::Duration;
+
+use postgres::Client;
+use strongroom_protocol::member::{MemberRole, MemberState};
+
+use crate::workload::postgres::error::PgError;
+use crate::workload::postgres::session::Reach;
+use crate::workload::postgres::settings::Cluster;
+use crate::workload::postgres::wire;
+
+/// Looks at the member that the policy names.
+///
+/// # Errors
+/// Nobody answers, or the role may not do what a run needs.
+pub fn look(cluster: &Cluster) -> Result<MemberState, PgError> {
+    let mut client = match cluster.dial.reach {
+        Reach::Anywhere(_) => wire::connect(&cluster.dial)?,
+        Reach::Here => cluster.dial.connect()?,
+    };
+    let server = cluster.dial.look(&mut client)?;
+    let (role, behind) = match server.in_recovery {
+        true => (MemberRole::Standby, behind(&mut client)?),
+        false => (MemberRole::Primary, Some(Duration::ZERO)),
+    };
+    Ok(MemberState {
+        cluster: server.system_identifier.to_string(),
+        role,
+        timeline: u64::from(server.timeline),
+        lag_ms: behind.map(|behind| u64::try_from(behind.as_millis()).unwrap_or(u64::MAX)),
+        version: server.version,
+    })
+}
+
+/// How far a standby is behind: nothing while it follows and has replayed all it received, else
+/// the age of the last commit it replayed; none where it replayed none since it was started.
+///
+/// # Errors
+/// The server did not answer.
+pub(super) fn behind(client: &mut Client) -> Result<Option<Duration>, PgError> {
+    let lag = "SELECT CASE WHEN EXISTS (SELECT FROM pg_stat_wal_receiver) \
+         AND pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 \
+         ELSE greatest(extract(epoch FROM clock_timestamp() - \
+         pg_last_xact_replay_timestamp()), 0) END::float8";
+    let what = "say how far behind it is";
+    let row = client.query_one(lag, &[]).map_err(|source| PgError::Query { what, source })?;
+    let behind: Option<f64> = row.get(0);
+    Ok(behind.and_then(|behind| Duration::try_from_secs_f64(behind).ok()))
+}
