@@ -161,6 +161,24 @@ fn a_standby_is_streamed_and_its_promotion_makes_no_point_but_the_log_goes_on() 
     let host = format!("host = \"{}\"", standby.place.display());
     fs::write(scene.path("password"), "unused\n").unwrap();
     scene.right_password();
+    // Over the wire, too, a member that is not wanted is declined.
+    let only = |how: &str| {
+        scene.streamed(15_583, &host);
+        let policy = fs::read_to_string(scene.sites.dir.join("policy.toml")).unwrap();
+        let wire = "mode = \"wire\"\n";
+        scene.sites.apply(&policy.replacen(wire, &format!("{wire}{how}\n"), 1));
+        scene.refused("db")
+    };
+    let said = only("prefer = \"primary\"");
+    assert!(said.contains("it is a standby, and the policy wants the primary"), "{said}");
+    standby.ask("SELECT pg_wal_replay_pause()").unwrap();
+    scene.sites.wait("a standby that is behind", |_| {
+        let age = "SELECT clock_timestamp() - pg_last_xact_replay_timestamp() > '2s'";
+        standby.ask(age).unwrap() == "t"
+    });
+    let said = only("prefer = \"standby-only\"\nmax_lag = \"1s\"");
+    assert!(said.contains("s behind, 1 s at most"), "{said}");
+    standby.ask("SELECT pg_wal_replay_resume()").unwrap();
     scene.streamed(15_583, &host);
     scene.sites.protect("log");
     scene.sites.protect("db");

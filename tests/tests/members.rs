@@ -210,7 +210,7 @@ async fn a_member_that_was_passed_over_commits_nothing_and_one_point_is_made() {
     assert_eq!(committed, ToAgent::Committed { point: second.work.point });
     let points = lab.sites.points("coordinator").await.unwrap();
     assert_eq!(points.len(), 1);
-    assert_eq!(points[0].agent, name("db1"));
+    assert_eq!(points[0].id, second.work.point);
     let (_, events) = lab.job(second.job).await.unwrap();
     let text: Vec<&str> = events.iter().map(|event| event.text.as_str()).collect();
     for said in [
