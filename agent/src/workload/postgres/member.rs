@@ -42,10 +42,11 @@ pub fn look(cluster: &Cluster) -> Result<MemberState, PgError> {
 pub(super) fn behind(client: &mut Client) -> Result<Option<Duration>, PgError> {
     let lag = "SELECT CASE WHEN EXISTS (SELECT FROM pg_stat_wal_receiver) \
          AND pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 \
-         ELSE greatest(extract(epoch FROM clock_timestamp() - \
-         pg_last_xact_replay_timestamp()), 0) END::float8";
+         ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) \
+         END::float8";
     let what = "say how far behind it is";
     let row = client.query_one(lag, &[]).map_err(|source| PgError::Query { what, source })?;
     let behind: Option<f64> = row.get(0);
-    Ok(behind.and_then(|behind| Duration::try_from_secs_f64(behind).ok()))
+    // The clocks of two servers differ; one that is ahead is not behind.
+    Ok(behind.and_then(|behind| Duration::try_from_secs_f64(behind.max(0.0)).ok()))
 }
