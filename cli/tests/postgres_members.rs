@@ -71,6 +71,9 @@ fn agent(scene: &Scene) -> String {
 /// Lets the standby fall behind what is written.
 fn fall_behind(scene: &Scene, standby: &OwnCluster) {
     standby.ask("SELECT pg_wal_replay_pause()").unwrap();
+    scene.sites.wait("the pause", |_| {
+        standby.ask("SELECT pg_get_wal_replay_pause_state()").unwrap() == "paused"
+    });
     scene.cluster.ask("CREATE TABLE behind AS SELECT 1 AS one").unwrap();
     std::thread::sleep(Duration::from_secs(3));
 }

@@ -166,6 +166,12 @@ mode = "wal"
         self.cluster.run(&words).unwrap();
         let standby = self.over(&to, port);
         standby.start().unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        let follows = "SELECT pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()";
+        while standby.ask(follows).unwrap() != "t" {
+            assert!(Instant::now() < until, "the standby does not follow");
+            std::thread::sleep(Duration::from_millis(100));
+        }
         standby
     }
 

@@ -11,6 +11,11 @@ use crate::workload::postgres::session::Reach;
 use crate::workload::postgres::settings::Cluster;
 use crate::workload::postgres::wire;
 
+/// A standby that replays what it has received within ten looks follows: records come on an
+/// idle server, too, and the age of its last commit says nothing then.
+const LOOKS: usize = 10;
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Looks at the member that the policy names.
 ///
 /// # Errors
@@ -34,19 +39,30 @@ pub fn look(cluster: &Cluster) -> Result<MemberState, PgError> {
     })
 }
 
-/// How far a standby is behind: nothing while it follows and has replayed all it received, else
-/// the age of the last commit it replayed; none where it replayed none since it was started.
+/// How far a standby is behind: nothing where it follows and soon has replayed what it had
+/// received, else the age of the last commit it replayed; none where it replayed none since it
+/// was started.
 ///
 /// # Errors
 /// The server did not answer.
 pub(super) fn behind(client: &mut Client) -> Result<Option<Duration>, PgError> {
-    let lag = "SELECT CASE WHEN EXISTS (SELECT FROM pg_stat_wal_receiver) \
-         AND pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 \
-         ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) \
-         END::float8";
-    let what = "say how far behind it is";
-    let row = client.query_one(lag, &[]).map_err(|source| PgError::Query { what, source })?;
-    let behind: Option<f64> = row.get(0);
+    let query = |source| PgError::Query { what: "say how far behind it is", source };
+    // What is received before anything is has no meaning, and lies behind what is replayed.
+    let follows = "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver) \
+         AND pg_last_wal_receive_lsn() >= pg_last_wal_replay_lsn() \
+         AND pg_last_wal_replay_lsn() >= $1::text::pg_lsn";
+    let received = client.query_one("SELECT pg_last_wal_receive_lsn()::text", &[]);
+    let received: Option<String> = received.map_err(query)?.get(0);
+    for _ in 0..LOOKS {
+        let row = client.query_one(follows, &[&received]).map_err(query)?;
+        if row.get::<_, Option<bool>>(0) == Some(true) {
+            return Ok(Some(Duration::ZERO));
+        }
+        std::thread::sleep(LOOK);
+    }
+    let age = "SELECT extract(epoch FROM clock_timestamp() - \
+         pg_last_xact_replay_timestamp())::float8";
+    let behind: Option<f64> = client.query_one(age, &[]).map_err(query)?.get(0);
     // The clocks of two servers differ; one that is ahead is not behind.
     Ok(behind.and_then(|behind| Duration::try_from_secs_f64(behind.max(0.0)).ok()))
 }
