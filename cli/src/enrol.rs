@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use strongroom_certs::{Token, TokenError, files};
 use strongroom_node::enrol::{EnrolFailure, enrol as redeem, introduce};
-use strongroom_node::home::{Floor, Home, HomeError, SETTINGS_FILE, Settings};
+use strongroom_node::home::{Floor, Home, HomeError, MediaSettings, SETTINGS_FILE, Settings};
 use strongroom_node::log::LogStyle;
 use strongroom_protocol::{Clock, Identity, NodeName, Role};
 
@@ -129,6 +129,7 @@ async fn enrol_agent(
         certificate_seconds: NODE_LIFETIME_SECONDS,
         library: None,
         floor: Floor::default(),
+        media: MediaSettings::default(),
         log: LogStyle::default(),
         scrub: strongroom_node::scrubber::ScrubSettings::default(),
     };

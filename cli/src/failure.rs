@@ -7,6 +7,7 @@ use std::error::Error;
 use std::fmt;
 
 use strongroom_protocol::Chain;
+use strongroom_protocol::opening::RefusalKind;
 
 use crate::enrol::EnrolError;
 use crate::operator::OperatorError;
@@ -33,6 +34,9 @@ impl Ending {
         }
     }
 }
+
+/// The exit code where cartridges must be fetched first.
+pub(crate) const AWAY: u8 = 4;
 
 /// A command that failed, or was not understood.
 #[derive(Debug)]
@@ -102,6 +106,11 @@ impl<E: Error + 'static> From<E> for Failure {
         } else {
             remedy(&error)
         };
+        if let Some(OperatorError::Refused { source, .. }) = any.downcast_ref::<OperatorError>()
+            && source.kind == RefusalKind::Away
+        {
+            failure.code = AWAY;
+        }
         let io = any.downcast_ref::<std::io::Error>();
         failure.unheard = io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
         failure

@@ -109,7 +109,7 @@ impl Ground {
             overwrite: Overwrite::Never,
             target: PathBuf::new(),
         };
-        let (scene, brought, _) = staged(session, &order, media, opener, &staging).await?;
+        let (scene, brought, _) = staged(session, &order, media, opener, (&staging, None)).await?;
         Ok(Self { scene, lacking: lacks(&brought), _staging: own })
     }
 

@@ -121,7 +121,7 @@ impl Origin {
                 fs::create_dir_all(staging).doing("cannot make the staging directory")?;
                 let (media, opener) = (media.clone(), Arc::clone(opener));
                 let (scene, brought, keys) =
-                    staged(session, &order, media, opener, staging).await?;
+                    staged(session, &order, media, opener, (staging, None)).await?;
                 Ok((scene, keys, lacks(&brought)))
             }
         }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use strongroom_agent::restore::apply::Owners;
 use strongroom_agent::restore::select::Selection;
@@ -15,7 +15,7 @@ use strongroom_protocol::admin::PointRef;
 use strongroom_store::content::Meta;
 use strongroom_store::keys::AgentKeys;
 
-use crate::failure::{Ending, Failure, While};
+use crate::failure::{AWAY, Ending, Failure, While};
 use crate::human;
 use crate::operator::Contact;
 use crate::output::Output;
@@ -27,6 +27,8 @@ use crate::vault::Opener;
 
 /// How often the line moves.
 const TICK: Duration = Duration::from_millis(200);
+/// Between two looks whether cartridges came: a person puts them in.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What to restore, and where to.
 #[derive(Debug, Clone)]
@@ -62,10 +64,10 @@ pub(crate) async fn from_media(
     order: Order,
     media: PathBuf,
     opener: Opener,
-    staging: PathBuf,
-    kept: bool,
+    (staging, kept, wait): (PathBuf, bool, Option<Duration>),
 ) -> Result<Ending, Failure> {
-    let (scene, brought, keys) = staged(session, &order, media, Arc::new(opener), &staging).await?;
+    let opener = Arc::new(opener);
+    let (scene, brought, keys) = staged(session, &order, media, opener, (&staging, wait)).await?;
     let keys = Some(keys).filter(|_| order.overwrite != Overwrite::Always);
     let report = carry_out(session, scene, order.clone(), keys).await?;
     let ending = conclude(&session.out, &order, &report, &lacks(&brought))?;
@@ -76,32 +78,65 @@ pub(crate) async fn from_media(
     Ok(ending)
 }
 
-/// Brings what an order wants of a point from media into a staging directory.
+/// Brings what an order wants of a point from media into a staging directory. Cartridges that are
+/// away are named before its data is read; where `wait` is given, they are waited for.
 pub(crate) async fn staged(
     session: &Session,
     order: &Order,
     media: PathBuf,
     opener: Arc<Opener>,
-    staging: &Path,
+    (staging, wait): (&Path, Option<Duration>),
 ) -> Result<(Scene, Brought, AgentKeys), Failure> {
     let out = session.out.clone();
     let (wanted, place) = (order.clone(), staging.to_owned());
     blocking(move || {
         let mut line = Line::new(&out);
-        line.say("looking at every cartridge".to_owned());
-        let shelf = Shelf::open(&media)?;
-        let found = find(shelf.points(Some(&opener))?, &wanted.point)?;
-        let key = shelf.vault_key(found.repo, &opener)?;
-        let mut staged = shelf.stage(&place, found.point, &key)?;
-        let aim = aim(&staged.scene, &wanted.path)?;
-        let selection = selection(aim.names, &wanted.select)?;
-        let brought = staged.bring(&place, aim.page, &selection, &mut |so_far| {
-            let bytes = human::bytes(so_far.bytes);
-            line.say(format!("{} packs, {bytes} brought from media", so_far.packs));
-        })?;
-        Ok((staged.scene.clone(), brought, staged.key().agent_keys()))
+        let began = Instant::now();
+        let mut is_told = false;
+        loop {
+            line.say("looking at every cartridge".to_owned());
+            let shelf = Shelf::open(&media)?;
+            let away = match bring(&shelf, &wanted, &opener, (&place, wait), (&mut line, &out)) {
+                Err(failure) if failure.code() == AWAY => failure,
+                other => return other,
+            };
+            if wait.is_none_or(|wait| began.elapsed() >= wait) {
+                return Err(away);
+            }
+            if !is_told {
+                out.remark(&away.to_string());
+                is_told = true;
+            }
+            line.say("waiting for cartridges".to_owned());
+            std::thread::sleep(LOOK_AGAIN);
+            shelf.take_in()?;
+        }
     })
     .await
+}
+
+fn bring(
+    shelf: &Shelf,
+    wanted: &Order,
+    opener: &Opener,
+    (place, wait): (&Path, Option<Duration>),
+    (line, out): (&mut Line, &Output),
+) -> Result<(Scene, Brought, AgentKeys), Failure> {
+    let found = find(shelf.points(Some(opener))?, &wanted.point)?;
+    let key = shelf.vault_key(found.repo, opener)?;
+    let mut staged = shelf.stage(place, found.point, &key)?;
+    let aim = aim(&staged.scene, &wanted.path)?;
+    let selection = selection(aim.names, &wanted.select)?;
+    match (staged.away(aim.page, &selection)?, wait) {
+        (Some(away), Some(_)) => return Err(away),
+        (Some(away), None) => out.remark(&format!("{away}; going on with what is here")),
+        (None, _) => {}
+    }
+    let brought = staged.bring(place, aim.page, &selection, &mut |so_far| {
+        let bytes = human::bytes(so_far.bytes);
+        line.say(format!("{} packs, {bytes} brought from media", so_far.packs));
+    })?;
+    Ok((staged.scene.clone(), brought, staged.key().agent_keys()))
 }
 
 pub(crate) fn lacks(brought: &Brought) -> Vec<String> {

@@ -29,6 +29,9 @@ use super::*;
 use crate::commands::media::verify::read_all;
 use crate::output::Format;
 
+#[path = "fetching_tests.rs"]
+mod fetching;
+
 const REPO: RepoId = RepoId::from_bytes([5; 16]);
 const WORKLOAD: WorkloadId = WorkloadId::from_bytes([6; 16]);
 const POINT: PointId = PointId::from_bytes([7; 16]);
@@ -130,6 +133,7 @@ fn to_media(root: &Path, tree: &Path) -> PathBuf {
         identity: MediaIdentity { org: "acme".parse().unwrap(), repo: REPO },
         config: std::fs::read(vault.join("config")).unwrap(),
         keys: std::fs::read(vault.join("keys")).unwrap(),
+        released: std::collections::BTreeSet::new(),
     };
     let library = Arc::new(library);
     let mut writer = MediaSetWriter::open(library, order, Arc::new(SystemClock)).unwrap();
@@ -180,7 +184,7 @@ impl Fixture {
 
     async fn run(&self, order: Order, opener: Opener) -> Result<Ending, Failure> {
         let staging = self.root.path().join("staging");
-        from_media(&self.session, order, self.media.clone(), opener, staging, false).await
+        from_media(&self.session, order, self.media.clone(), opener, (staging, false, None)).await
     }
 
     fn packs_staged(&self) -> usize {
@@ -218,7 +222,8 @@ async fn a_selection_stages_only_what_it_needs() {
     let order = fixture.order(b"etc", &["3.bin"]);
     let staging = fixture.root.path().join("staging");
     let (opener, media) = (Opener::Recovery(RECOVERY), fixture.media.clone());
-    let ended = from_media(&fixture.session, order, media, opener, staging, true).await.unwrap();
+    let ended =
+        from_media(&fixture.session, order, media, opener, (staging, true, None)).await.unwrap();
     assert_eq!(ended, Ending::Done);
     let read = |path: &Path| std::fs::read(path).unwrap();
     let back = fixture.root.path().join("back");
@@ -316,6 +321,7 @@ fn change_keys(media: &Path, passphrase: &str, recovery: &RecoveryKey) {
         identity: MediaIdentity { org: "acme".parse().unwrap(), repo: REPO },
         config,
         keys: RepoKeys::new(REPO, wraps.unwrap()).encode(),
+        released: std::collections::BTreeSet::new(),
     };
     let mut writer = MediaSetWriter::open(library, order, Arc::new(SystemClock)).unwrap();
     writer.begin(0).unwrap();

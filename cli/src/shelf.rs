@@ -3,10 +3,12 @@
 //! where it was, that only packs a selection needs stay on the disk, and that cartridges that
 //! are missing are named. Needs the recovery key or the passphrase, and nothing else.
 
+mod away;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use strongroom_agent::restore::select::Selection;
@@ -18,7 +20,7 @@ use strongroom_store::manifest::Manifest;
 use strongroom_store::media::{FileReport, MediaError, MediaReader, MediumInfo, Place};
 use strongroom_store::pack::{pack_path, read_footer};
 use strongroom_store::repo::{Mode, Repo, RepoKeys};
-use strongroom_store::tape::{TapeError, open_library};
+use strongroom_store::tape::{TapeError, TapeLibrary, open_library};
 use strongroom_store::tree::{Step, Tree};
 
 use crate::failure::{Failure, While};
@@ -28,6 +30,9 @@ use crate::vault::{Opener, unwrap};
 /// The cartridges in a library.
 pub(crate) struct Shelf {
     reader: MediaReader,
+    library: Arc<dyn TapeLibrary>,
+    /// As it was named.
+    path: PathBuf,
 }
 
 /// A point on media.
@@ -65,7 +70,8 @@ impl Shelf {
                 ),
             }
         })?;
-        Ok(Self { reader: MediaReader::open(library)? })
+        let reader = MediaReader::open(Arc::clone(&library))?;
+        Ok(Self { reader, library, path: dir.to_owned() })
     }
 
     /// Every medium known.
@@ -151,13 +157,12 @@ impl Shelf {
         let base = self.reader.stage_base(staging, point)?;
         let lost = &base.metadata;
         if !lost.missing.is_empty() {
-            let wanted: Vec<String> = lost.wanted.iter().map(ToString::to_string).collect();
-            let hint = match wanted.is_empty() {
-                true => "they are damaged on every cartridge here".to_owned(),
-                false => format!("insert {}", wanted.join(", ")),
-            };
+            if !lost.wanted.is_empty() {
+                return Err(away::fetch(&lost.wanted, &self.path));
+            }
             let packs = lost.missing.len();
-            return Err(Failure::new(format!("{packs} packs of metadata are missing")).hint(hint));
+            return Err(Failure::new(format!("{packs} packs of metadata are missing"))
+                .hint("they are damaged on every cartridge here"));
         }
         let repo = open(staging, key)?;
         Ok(Staged {
@@ -210,15 +215,10 @@ impl Staged<'_> {
     pub(crate) fn bring_chunks(
         &mut self,
         staging: &Path,
-        mut lacking: HashSet<ChunkId>,
+        lacking: HashSet<ChunkId>,
         tell: &mut dyn FnMut(&Brought),
     ) -> Result<Brought, Failure> {
-        let ids: Vec<ChunkId> = lacking.iter().copied().collect();
-        for (id, place) in ids.iter().zip(self.opened.place(&ids)?) {
-            if place.is_some() {
-                lacking.remove(id);
-            }
-        }
+        let mut lacking = self.lacking(lacking)?;
         let mut brought = Brought::default();
         if !lacking.is_empty() {
             let wanted = self.packs_for(&lacking);
@@ -251,6 +251,17 @@ impl Staged<'_> {
             self.reopen(staging)?;
         }
         Ok(brought)
+    }
+
+    /// Those of the chunks that are not staged yet.
+    fn lacking(&self, mut chunks: HashSet<ChunkId>) -> Result<HashSet<ChunkId>, Failure> {
+        let ids: Vec<ChunkId> = chunks.iter().copied().collect();
+        for (id, place) in ids.iter().zip(self.opened.place(&ids)?) {
+            if place.is_some() {
+                chunks.remove(id);
+            }
+        }
+        Ok(chunks)
     }
 
     /// Opens what is staged again, so that it knows what was brought.

@@ -2,6 +2,7 @@
 //! same text, so that tests can pin it. Refuses nothing; what a node said is shown, with what
 //! could move the cursor taken out.
 
+mod cartridges;
 mod entries;
 mod jobs;
 mod people;
@@ -47,6 +48,7 @@ pub(crate) fn response(response: &Response, face: &Face) -> String {
         Response::Scrub(report) => site::scrub(report, face),
         Response::Verified(report) => site::verified(report),
         Response::Media(rows) => site::media(rows, face),
+        Response::Cartridges(rows) => cartridges::table(rows, face),
         Response::Space(report) => space::space(report, face),
         Response::Audit { checked, broken_at, records } => {
             people::audit(*checked, *broken_at, records, face)

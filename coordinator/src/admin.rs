@@ -151,6 +151,10 @@ fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal>
             }
             Ok(Response::Space(report))
         }
+        Request::Cartridges { .. } => {
+            let text = "a coordinator has no tape library: ask the proxy, with --site";
+            Err(Refusal::new(RefusalKind::Forbidden, text))
+        }
         Request::Cancel { .. }
         | Request::PolicyApply { .. }
         | Request::Protect { .. }

@@ -117,7 +117,7 @@ fn a_job_passes_to_another_member_only_between_two_attempts() {
     assert_eq!(job.task().node().as_str(), "host-db2");
     let job = job.apply(&Event::Reassigned(Generation(2)), at(3)).unwrap();
     let job = job.apply(&Event::Started(Step::Assign), at(3)).unwrap();
-    let refused = job.clone().apply(&chosen("db1"), at(4)).unwrap_err();
+    let refused = job.apply(&chosen("db1"), at(4)).unwrap_err();
     assert_eq!(refused, Illegal::OutOfOrder { step: Step::Assign });
     let said = chosen("db2").to_string();
     assert_eq!(said, "member db2: it is the primary");

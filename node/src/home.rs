@@ -2,12 +2,14 @@
 //! its fixed place beside it. Settings are valid once they exist; a typo is named with its
 //! line.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use strongroom_protocol::{Identity, NodeName, OrgName, Role, SiteName};
+use strongroom_protocol::{Identity, MediaSetName, NodeName, OrgName, Role, SiteName};
 
 use crate::log::LogStyle;
 use crate::scrubber::ScrubSettings;
@@ -51,6 +53,9 @@ pub struct Settings {
     /// What a proxy keeps whatever its coordinator orders.
     #[serde(default, skip_serializing_if = "Floor::is_default")]
     pub floor: Floor,
+    /// How a proxy writes and keeps media.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub media: MediaSettings,
     #[serde(default, skip_serializing)]
     pub log: LogStyle,
     /// How often, how early and how fast what is stored is read back.
@@ -58,8 +63,27 @@ pub struct Settings {
     pub scrub: ScrubSettings,
 }
 
-fn is_default(scrub: &ScrubSettings) -> bool {
-    *scrub == ScrubSettings::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// How a proxy writes and keeps media: the `[media]` of its `node.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MediaSettings {
+    /// So many drives are used at once by one aux copy.
+    pub drives: NonZeroU32,
+    /// Sets whose cartridges are never written a second time, retired ones neither.
+    pub write_once: BTreeSet<MediaSetName>,
+    /// A cartridge is due to be copied to a younger one when it is this old; none: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_days: Option<NonZeroU32>,
+}
+
+impl Default for MediaSettings {
+    fn default() -> Self {
+        Self { drives: NonZeroU32::MIN, write_once: BTreeSet::new(), refresh_days: None }
+    }
 }
 
 /// What a proxy keeps whatever its coordinator orders: the `[floor]` of its `node.toml`. All

@@ -2,10 +2,12 @@
 //! command line and later by the console alike. One request a stream, one answer. The same
 //! types are what `--json` prints.
 
+mod cartridges;
 mod reports;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::cartridges::{CartridgeOrder, CartridgeRow, Whereabouts};
 pub use self::reports::{ScrubReport, SpaceReport, SpaceRun};
 use crate::control::{Overwrite, Progress, Showing};
 use crate::frame::message;
@@ -125,8 +127,12 @@ pub enum Request {
         copy: Option<CopyName>,
         showing: Showing,
     },
+    /// Where cartridges are, and to move, copy or renew them: only the node with the library.
+    Cartridges {
+        order: CartridgeOrder,
+    },
 }
-message!(Request, "request", 28);
+message!(Request, "request", 29);
 
 /// Which jobs to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,8 +205,9 @@ pub enum Response {
     Audit { checked: u64, broken_at: Option<u64>, records: Vec<AuditRow> },
     Space(SpaceReport),
     Scrub(ScrubReport),
+    Cartridges(Vec<CartridgeRow>),
 }
-message!(Response, "response", 20);
+message!(Response, "response", 21);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReport {

@@ -72,6 +72,8 @@ pub enum RefusalKind {
     Cancelled,
     /// Something failed that is not the peer's fault.
     Internal,
+    /// It is on cartridges that are out of the library and must be fetched; then it goes on.
+    Away,
 }
 
 impl RefusalKind {
@@ -87,6 +89,7 @@ impl RefusalKind {
             Self::Missing => "missing",
             Self::Cancelled => "cancelled",
             Self::Internal => "internal",
+            Self::Away => "away",
         }
     }
 }

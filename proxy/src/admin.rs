@@ -8,7 +8,7 @@ use strongroom_node::inspect;
 use strongroom_node::scrubber::sentence;
 use strongroom_node::uplink::SOFTWARE;
 use strongroom_protocol::admin::{
-    MediumRow, PointRef, PointRow, Request, Response, StatusReport, WhyReport,
+    CartridgeOrder, MediumRow, PointRef, PointRow, Request, Response, StatusReport, WhyReport,
 };
 use strongroom_protocol::control::{ProofNews, STARTED, Shown};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
@@ -16,6 +16,7 @@ use strongroom_protocol::{Chain, Identity, PointId, Timestamp, WorkloadName};
 use strongroom_store::manifest::Manifest;
 use strongroom_store::media::MediaReader;
 
+use crate::cartridges::{Keeping, carry_out};
 use crate::visitors::Site;
 
 type Answer<T> = Result<T, Refusal>;
@@ -27,7 +28,17 @@ fn unavailable(error: &dyn std::error::Error) -> Refusal {
 /// Answers one request.
 pub(crate) async fn answer(site: &Arc<Site>, request: Request, by: Identity) -> Response {
     let busy = match request {
-        Request::Media => Some(site.hands.drives.lock().await),
+        Request::Cartridges { order: CartridgeOrder::List } | Request::Media => {
+            Some(site.hands.drives.lock().await)
+        }
+        Request::Cartridges { .. } => match site.hands.drives.try_lock() {
+            Ok(busy) => Some(busy),
+            Err(_) => {
+                let text = "the drives are in use: a session writes, proves or lists media; \
+                            `strongroom jobs` shows it, try again when it is done";
+                return Response::Refused(Refusal::new(RefusalKind::Unavailable, text));
+            }
+        },
         _ => None,
     };
     let asked = Arc::clone(site);
@@ -44,6 +55,19 @@ fn look_up(site: &Site, request: Request, by: Identity) -> Answer<Response> {
         Request::Points { workload } => points(site, workload.as_ref()).map(Response::Points),
         Request::Why { point } => why(site, &point).map(Response::Why),
         Request::Media => media(site).map(Response::Media),
+        Request::Cartridges { order } => {
+            let hands = &site.hands;
+            let keeping = Keeping {
+                repo: site.repo.clone(),
+                library: hands.library()?,
+                book: Arc::clone(&hands.cartridges),
+                settings: hands.media.clone(),
+                clock: Arc::clone(&hands.clock),
+                spare: hands.spare.clone(),
+                by: by.to_string(),
+            };
+            carry_out(&keeping, order)
+        }
         Request::Verify { depth } => {
             inspect::verify(&site.repo.session(), depth).map(Response::Verified)
         }
@@ -57,8 +81,9 @@ fn look_up(site: &Site, request: Request, by: Identity) -> Answer<Response> {
             proven(site, ProofNews { point, copy, by, at, showing }).map(Response::Done)
         }
         _ => {
-            let text = "a proxy answers status, points, why, media, verify, space and scrub, and \
-                        hears of proofs; ask the coordinator for the rest";
+            let text = "a proxy answers status, points, why, media, verify, space and scrub, moves \
+                        and copies cartridges, and hears of proofs; ask the coordinator for the \
+                        rest";
             Err(Refusal::new(RefusalKind::Forbidden, text))
         }
     }

@@ -3,53 +3,79 @@
 //! it is finished, and packs go as they are. A point that cannot be had is left out and named,
 //! and costs the others nothing.
 
+mod lanes;
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Instant;
 
-use strongroom_node::desk::Task;
 use strongroom_protocol::control::Progress;
 use strongroom_protocol::opening::{Refusal, RefusalKind};
-use strongroom_protocol::{Chain, Clock, MediaSetName, PackId, PointId, WorkloadId};
+use strongroom_protocol::{Chain, MediaSetName, PackId, PointId, WorkloadId};
 use strongroom_store::manifest::Manifest;
 use strongroom_store::media::{
     Held, MediaError, MediaIdentity, MediaReader, MediaSetWriter, Put, SetOrder, Spool,
 };
 use strongroom_store::repo::{Repo, RepoError};
-use strongroom_store::tape::TapeLibrary;
+
+pub(crate) use self::lanes::Tally;
+use crate::cartridges::Known;
+use crate::orders::Media;
 
 fn refused(kind: RefusalKind, error: &dyn std::error::Error) -> Refusal {
     Refusal::new(kind, Chain(error).to_string())
 }
 
-/// Writes `points` to `set`; blocking.
+/// Writes `points` to `set`, with as many drives at once as the settings and the library have;
+/// blocking.
 pub(crate) fn write_points(
     repo: &Repo,
-    library: Arc<dyn TapeLibrary>,
+    media: &Media,
     set: MediaSetName,
     points: &[PointId],
-    clock: Arc<dyn Clock>,
-    task: &Task,
+    tally: &Tally<'_>,
 ) -> Result<(Progress, String), Refusal> {
     // What is read stays until the reader is done, whatever is collected meanwhile.
     let session = repo.session();
     let repo: &Repo = &session;
     let unavailable = |error: &dyn std::error::Error| refused(RefusalKind::Unavailable, error);
+    let known = media.known()?;
+    let slots = media.library.inventory().map_err(|error| unavailable(&error))?;
     let (order, wrapped) = order_of(repo, set).map_err(|error| unavailable(&error))?;
-    let mut writer = MediaSetWriter::open(Arc::clone(&library), order, clock)
+    let released = known.released_for(&order.set, &media.settings, &slots);
+    let order = SetOrder { released, ..order };
+    let lanes = (media.settings.drives.get() as usize).min(media.library.drives());
+    let orders = lanes::orders(&order, lanes)?;
+    let mut writers = MediaSetWriter::open_all(&media.library, orders, &media.clock)
         .map_err(|error| unavailable(&error))?;
-    forget_lost(repo, library, &mut writer, points)?;
+    forget_lost(repo, (media, &known), &mut writers, points)?;
+    let shares = lanes::share(repo, &writers, points);
+    lanes::run(writers, shares, &|writer, points| write_lane(repo, wrapped, writer, points, tally))
+}
+
+/// Writes points to one set with one drive.
+fn write_lane(
+    repo: &Repo,
+    wrapped: u32,
+    mut writer: MediaSetWriter,
+    points: &[PointId],
+    tally: &Tally<'_>,
+) -> Result<(Progress, String), Refusal> {
+    let unavailable = |error: &dyn std::error::Error| refused(RefusalKind::Unavailable, error);
     let Wanted { packs, points, mut left_out } = lacking(repo, wrapped, writer.held(), points);
     if points.is_empty() {
         return conclude((Progress::default(), "the set holds it already".to_owned()), &left_out);
     }
     let total: u64 = packs.values().sum();
-    let mut progress = Progress { bytes_total: Some(total), ..Progress::default() };
+    tally.add(|sum| sum.bytes_total = Some(sum.bytes_total.unwrap_or(0) + total));
     writer.begin(total).map_err(|error| unavailable(&error))?;
     let began = Instant::now();
-    let (spoiled, waited) = Spool::run(repo, packs, |spool| {
-        put_packs(spool, &mut writer, task, &mut progress).map(|spoiled| (spoiled, spool.waited()))
+    let (progress, spoiled, waited) = Spool::run(repo, packs, |spool| {
+        put_packs(spool, &mut writer, tally)
+            .map(|(progress, spoiled)| (progress, spoiled, spool.waited()))
     })?;
     let wrote = began.elapsed();
     for WantedPoint { workload, point, manifest, packs } in points {
@@ -82,6 +108,7 @@ pub(crate) fn order_of(repo: &Repo, set: MediaSetName) -> Result<(SetOrder, u32)
         identity: MediaIdentity { org: repo.config().org.clone(), repo: repo.id() },
         config: repo.config().encode(),
         keys: keys.encode(),
+        released: BTreeSet::new(),
     };
     Ok((order, keys.epochs()))
 }
@@ -90,16 +117,17 @@ pub(crate) fn order_of(repo: &Repo, set: MediaSetName) -> Result<(SetOrder, u32)
 /// is read back, and what is on no cartridge here, or does not hold, is written again.
 fn forget_lost(
     repo: &Repo,
-    library: Arc<dyn TapeLibrary>,
-    writer: &mut MediaSetWriter,
+    (media, known): (&Media, &Known),
+    writers: &mut [MediaSetWriter],
     points: &[PointId],
 ) -> Result<(), Refusal> {
     let unavailable = |error: &dyn std::error::Error| refused(RefusalKind::Unavailable, error);
-    let again: Vec<PointId> =
-        points.iter().filter(|point| writer.held().has_point(point)).copied().collect();
+    let held = |point: &&PointId| writers.iter().any(|writer| writer.held().has_point(point));
+    let again: Vec<PointId> = points.iter().filter(held).copied().collect();
     if again.is_empty() {
         return Ok(());
     }
+    let library = Arc::clone(&media.library);
     let reader = MediaReader::open(library).map_err(|error| unavailable(&error))?;
     let mut needs: BTreeMap<PointId, BTreeSet<PackId>> = BTreeMap::new();
     for point in again {
@@ -115,13 +143,22 @@ fn forget_lost(
             io::copy(source, &mut io::sink()).map(drop)
         })
         .map_err(|error| unavailable(&error))?;
-    let lost: HashSet<PackId> = report.missing.iter().copied().collect();
+    media.note_flawed(&report.flawed)?;
+    // What can be fetched is not lost.
+    let flawed: HashSet<PackId> = report.flawed.iter().map(|flawed| flawed.pack).collect();
+    let told = known.wanting(&reader, &report.missing, &[]);
+    let is_away = |pack: &PackId| !told.nowhere.contains(pack) && !flawed.contains(pack);
+    let lost: HashSet<PackId> =
+        report.missing.iter().copied().filter(|pack| !is_away(pack)).collect();
     let is_lost = |(point, packs): &(&PointId, &BTreeSet<PackId>)| {
-        reader.manifest(**point).is_err() || packs.iter().any(|pack| lost.contains(pack))
+        let has_manifest = reader.manifest(**point).is_ok() || known.holds_away(&reader, **point);
+        !has_manifest || packs.iter().any(|pack| lost.contains(pack))
     };
     let points = needs.iter().filter(is_lost).map(|(point, _)| *point).collect();
-    writer.forget_packs(&lost);
-    writer.forget_points(&points);
+    for writer in writers {
+        writer.forget_packs(&lost);
+        writer.forget_points(&points);
+    }
     Ok(())
 }
 
@@ -130,32 +167,33 @@ fn forget_lost(
 fn put_packs(
     spool: &Spool<'_>,
     writer: &mut MediaSetWriter,
-    task: &Task,
-    progress: &mut Progress,
-) -> Result<BTreeMap<PackId, String>, Refusal> {
+    tally: &Tally<'_>,
+) -> Result<(Progress, BTreeMap<PackId, String>), Refusal> {
     let unreadable = |error| MediaError::Source { bytes: 0, source: io::Error::other(error) };
-    let mut spoiled = BTreeMap::new();
+    let (mut progress, mut spoiled) = (Progress::default(), BTreeMap::new());
     for (pack, bytes, source) in spool.packs() {
-        if task.cancelled.is_cancelled() {
+        if tally.cancelled.is_cancelled() {
             return Err(Refusal::new(RefusalKind::Cancelled, "stopped by an operator"));
         }
         let put = source.map_err(unreadable);
-        match put.and_then(|mut source| writer.put_pack(pack, bytes, &mut source)) {
-            Ok(Put::Written) => {
-                progress.bytes_read += bytes;
-                progress.bytes_sent += bytes;
-            }
-            Ok(Put::AlreadyThere) => {}
+        let sent = match put.and_then(|mut source| writer.put_pack(pack, bytes, &mut source)) {
+            Ok(Put::Written) => bytes,
+            Ok(Put::AlreadyThere) => 0,
             Err(error) if is_of_pack(&error) => {
                 spoiled.insert(pack, Chain(&error).to_string());
                 continue;
             }
             Err(error) => return Err(refused(RefusalKind::Unavailable, &error)),
-        }
-        progress.bytes_seen += bytes;
-        task.progress(*progress);
+        };
+        let add = |sum: &mut Progress| {
+            sum.bytes_read += sent;
+            sum.bytes_sent += sent;
+            sum.bytes_seen += bytes;
+        };
+        add(&mut progress);
+        tally.add(add);
     }
-    Ok(spoiled)
+    Ok((progress, spoiled))
 }
 
 const fn is_of_pack(error: &MediaError) -> bool {
@@ -235,66 +273,6 @@ fn check_wrapped(epoch: u32, wrapped: u32) -> Result<(), String> {
             "it needs key epoch {epoch} and the keys file here wraps {wrapped}: `strongroom keys \
              adopt` the keys of the other site first"
         )),
-    }
-}
-
-/// A repository in memory, and points that need nothing, for tests.
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
-pub(crate) mod testing {
-    use std::sync::Arc;
-
-    use strongroom_protocol::{BlobKind, PointId, Reference, RepoId, Timestamp, WorkloadId};
-    use strongroom_store::cut::CutParams;
-    use strongroom_store::disk::sim::SimDisk;
-    use strongroom_store::keys::VaultKey;
-    use strongroom_store::parcel::Compressor;
-    use strongroom_store::repo::{Mode, Options, Repo, RepoSetup};
-    use strongroom_store::seal::seal;
-    use strongroom_store::writer::WriterLimits;
-
-    const REPO: RepoId = RepoId::from_bytes([1; 16]);
-    const KEY: VaultKey = VaultKey::from_bytes([3; 32]);
-    pub(crate) const WORKLOAD: WorkloadId = WorkloadId::from_bytes([2; 16]);
-
-    pub(crate) fn repo(disk: &SimDisk) -> Repo {
-        let setup = RepoSetup {
-            repo: REPO,
-            org: "acme".parse().unwrap(),
-            cut: CutParams::FILES,
-            created: Timestamp(1),
-            wraps: vec![vec![1]],
-        };
-        Repo::create(disk, &setup, &KEY).unwrap();
-        let options = Options { mode: Mode::Write, limits: WriterLimits::default() };
-        Repo::open(Arc::new(disk.clone()), &KEY, options).unwrap()
-    }
-
-    /// A page that needs nothing.
-    pub(crate) fn page(repo: &Repo) -> Reference {
-        let (keys, mut compressor) = (KEY.agent_keys(), Compressor::new().unwrap());
-        let parcel = compressor.pack(&keys, BlobKind::Page, Vec::new(), &[7; 100], 1).unwrap();
-        repo.insert(seal(&KEY, REPO, &parcel).unwrap(), &[]).unwrap();
-        Reference { kind: BlobKind::Page, id: parcel.head.id }
-    }
-
-    /// Of a point that needs nothing.
-    pub(crate) fn manifest(point: PointId) -> Vec<u8> {
-        manifest_over(point, &[])
-    }
-
-    /// Framed as the format says.
-    pub(crate) fn manifest_over(point: PointId, roots: &[Reference]) -> Vec<u8> {
-        let names = (*REPO.as_bytes(), *WORKLOAD.as_bytes(), *point.as_bytes());
-        let head = postcard::to_stdvec(&(names, 5_i64, 0_u8, roots, 1_u32, 1_u32)).unwrap();
-        let mut bytes = b"SRPOIN01".to_vec();
-        bytes.extend_from_slice(&u32::try_from(head.len()).unwrap().to_le_bytes());
-        bytes.extend_from_slice(&head);
-        bytes.extend_from_slice(&16_u32.to_le_bytes());
-        bytes.extend_from_slice(&[0; 28]);
-        let hash = blake3::hash(&bytes);
-        bytes.extend_from_slice(hash.as_bytes());
-        bytes
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod admin;
 mod aux;
+mod cartridges;
 mod expire;
 mod heal;
 mod look;
@@ -15,5 +16,6 @@ mod replicate;
 mod run;
 mod visitors;
 
+pub use cartridges::{CARTRIDGES_FILE, JournalError as CartridgesError, places};
 pub use expire::{JOURNAL_FILE, JournalError};
 pub use run::{Proxy, ProxyError};

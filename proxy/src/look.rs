@@ -7,9 +7,11 @@ use std::sync::Arc;
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Chain, PointId};
 use strongroom_store::manifest::Manifest;
-use strongroom_store::media::MediaReader;
+use strongroom_store::media::{MediaError, MediaReader};
 use strongroom_store::repo::Repo;
-use strongroom_store::tape::TapeLibrary;
+
+use crate::cartridges::Known;
+use crate::orders::Media;
 
 /// Points that are not whole, and why.
 pub(crate) type Lost = Vec<(PointId, String)>;
@@ -31,23 +33,23 @@ pub(crate) fn repository(repo: &Repo, points: &[PointId]) -> Result<Lost, Refusa
     Ok(lost)
 }
 
-/// Looks at the cartridges that are in the library; blocking.
-pub(crate) fn media(
-    repo: &Repo,
-    library: Arc<dyn TapeLibrary>,
-    points: &[PointId],
-) -> Result<Lost, Refusal> {
-    let reader = MediaReader::open(library).map_err(|error| unavailable(&error))?;
+/// Looks at the cartridges that are in the library, and counts those that can be fetched;
+/// blocking.
+pub(crate) fn media(repo: &Repo, media: &Media, points: &[PointId]) -> Result<Lost, Refusal> {
+    let known = media.known()?;
+    let reader =
+        MediaReader::open(Arc::clone(&media.library)).map_err(|error| unavailable(&error))?;
     let trouble = points.iter().filter_map(|point| {
-        let why = on_media(repo, &reader, *point)?;
+        let why = on_media(repo, &reader, &known, *point)?;
         Some((*point, why))
     });
     Ok(trouble.collect())
 }
 
-fn on_media(repo: &Repo, reader: &MediaReader, point: PointId) -> Option<String> {
+fn on_media(repo: &Repo, reader: &MediaReader, known: &Known, point: PointId) -> Option<String> {
     let manifest = match reader.manifest(point) {
         Ok(manifest) => manifest,
+        Err(MediaError::NotHere { .. }) if known.holds_away(reader, point) => return None,
         Err(error) => return Some(Chain(&error).to_string()),
     };
     let head = match Manifest::decode_head(&manifest) {
@@ -56,6 +58,6 @@ fn on_media(repo: &Repo, reader: &MediaReader, point: PointId) -> Option<String>
     };
     // Which packs it needs is known from the repository here, where it has them.
     let closure = repo.closure(&head.roots).ok()?;
-    let absent = closure.packs.iter().filter(|pack| !reader.is_here(pack)).count();
-    (absent > 0).then(|| format!("{absent} packs are on no cartridge in the library"))
+    let absent = known.wanting(reader, &closure.packs, &[]).nowhere.len();
+    (absent > 0).then(|| format!("{absent} packs are on no cartridge in the library or a vault"))
 }

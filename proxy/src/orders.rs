@@ -1,18 +1,24 @@
 //! What the coordinator may order a proxy to do: replicate, write media, prove, look, give back
 //! what it lost, and let go of points as far as the floor of this site allows.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use strongroom_node::collector::Collector;
 use strongroom_node::desk::{Task, Worker};
+use strongroom_node::home::MediaSettings;
 use strongroom_protocol::control::{
     Ending, ExpireOrder, ExpireOutcome, FromNode, Progress, RetryAdvice, StepNews, Work,
 };
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Clock, MediaSetName, PointId, Timestamp};
+use strongroom_store::media::FlawedPack;
 use strongroom_store::repo::Repo;
-use strongroom_store::tape::TapeLibrary;
+use strongroom_store::tape::{Barcode, TapeLibrary};
 
+use crate::aux::Tally;
+use crate::cartridges::{Cartridges, Known, What};
 use crate::expire::Keeper;
 use crate::proofs::Proofs;
 use crate::{aux, heal, look, prove, replicate};
@@ -21,12 +27,47 @@ use crate::{aux, heal, look, prove, replicate};
 pub(crate) struct Hands {
     pub(crate) repo: Repo,
     pub(crate) library: Option<Arc<dyn TapeLibrary>>,
+    /// Where cartridges are.
+    pub(crate) cartridges: Arc<Cartridges>,
+    pub(crate) media: MediaSettings,
+    pub(crate) spare: PathBuf,
     /// One session on the media at a time: there may be one drive only.
     pub(crate) drives: tokio::sync::Mutex<()>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) proofs: Arc<Proofs>,
     pub(crate) collector: Arc<Collector>,
+}
+
+/// What work on media needs.
+pub(crate) struct Media {
+    pub(crate) library: Arc<dyn TapeLibrary>,
+    pub(crate) cartridges: Arc<Cartridges>,
+    pub(crate) settings: MediaSettings,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Media {
+    /// What is known of cartridges, after a look at the library.
+    pub(crate) fn known(&self) -> Result<Known, Refusal> {
+        self.cartridges.look(&*self.library, self.clock.now())
+    }
+
+    /// Notes cartridges from which packs did not come whole: they are due for refresh.
+    pub(crate) fn note_flawed(&self, flawed: &[FlawedPack]) -> Result<(), Refusal> {
+        let mut packs: BTreeMap<&Barcode, usize> = BTreeMap::new();
+        for pack in flawed {
+            *packs.entry(&pack.barcode).or_default() += 1;
+        }
+        let known = self.cartridges.known();
+        for (barcode, packs) in packs {
+            if !known.flawed.contains_key(barcode) {
+                let what = What::Flawed { packs };
+                self.cartridges.note(self.clock.now(), "reading", barcode, what)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 type Outcome = Result<(Progress, String), Refusal>;
@@ -48,9 +89,8 @@ impl Hands {
             Work::Aux { set, points, .. } => {
                 let library = self.library()?;
                 let _drive = self.drives.lock().await;
-                let (repo, clock, task) =
-                    (self.repo.clone(), Arc::clone(&self.clock), task.clone());
-                blocking(move || aux::write_points(&repo, library, set, &points, clock, &task))
+                let (repo, media, task) = (self.repo.clone(), self.media(library), task.clone());
+                blocking(move || aux::write_points(&repo, &media, set, &points, &Tally::of(&task)))
                     .await
             }
             Work::Prove { set: None, point, .. } => {
@@ -66,8 +106,8 @@ impl Hands {
             Work::Prove { set: Some(_), point, .. } => {
                 let library = self.library()?;
                 let _drive = self.drives.lock().await;
-                let repo = self.repo.clone();
-                blocking(move || prove::read_media(&repo, library, point)).await
+                let (repo, media) = (self.repo.clone(), self.media(library));
+                blocking(move || prove::read_media(&repo, &media, point)).await
             }
             Work::Expire { points, order, .. } => self.expire(task, points, order).await,
             Work::Heal { .. } => heal::give_back(&self.repo, task).await,
@@ -103,7 +143,8 @@ impl Hands {
         let looked = if set.is_some() {
             let library = self.library()?;
             let _drive = self.drives.lock().await;
-            blocking(move || look::media(&repo, library, &points)).await?
+            let media = self.media(library);
+            blocking(move || look::media(&repo, &media, &points)).await?
         } else {
             blocking(move || look::repository(&repo, &points)).await?
         };
@@ -113,7 +154,16 @@ impl Hands {
         Ok((Progress::default(), text))
     }
 
-    fn library(&self) -> Result<Arc<dyn TapeLibrary>, Refusal> {
+    fn media(&self, library: Arc<dyn TapeLibrary>) -> Media {
+        Media {
+            library,
+            cartridges: Arc::clone(&self.cartridges),
+            settings: self.media.clone(),
+            clock: Arc::clone(&self.clock),
+        }
+    }
+
+    pub(crate) fn library(&self) -> Result<Arc<dyn TapeLibrary>, Refusal> {
         self.library.clone().ok_or_else(|| {
             let text = "this proxy has no tape library; name one as `library` in its node.toml";
             Refusal::new(RefusalKind::Unavailable, text)

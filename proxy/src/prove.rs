@@ -16,9 +16,10 @@ use strongroom_store::content::{ChunkExtent, Entry, FileContent, Node};
 use strongroom_store::manifest::Manifest;
 use strongroom_store::media::MediaReader;
 use strongroom_store::repo::Repo;
-use strongroom_store::tape::TapeLibrary;
 use strongroom_store::tree::{Damage, Flow, Tree, Visitor};
 use window::Window;
+
+use crate::orders::Media;
 
 /// Most faults told in one report.
 const FAULTS_TOLD_MAX: usize = 20;
@@ -168,14 +169,22 @@ impl Visitor for Reading<'_> {
 }
 
 /// Reads every pack `point` needs from the media; blocking. The packs are known from the
-/// repository here where it has the point, else from the media alone.
+/// repository here where it has the point, else from the media alone. What must be fetched for it
+/// is named before any of it is read.
 pub(crate) fn read_media(
     repo: &Repo,
-    library: Arc<dyn TapeLibrary>,
+    media: &Media,
     point: PointId,
 ) -> Result<(Progress, String), Refusal> {
     let unavailable = |error: &dyn std::error::Error| refused(RefusalKind::Unavailable, error);
-    let reader = MediaReader::open(library).map_err(|error| unavailable(&error))?;
+    let known = media.known()?;
+    let reader =
+        MediaReader::open(Arc::clone(&media.library)).map_err(|error| unavailable(&error))?;
+    let roots = repo.manifest_of(point).ok();
+    let head = roots.and_then(|(_, manifest)| Manifest::decode_head(&manifest).ok());
+    let closure = head.and_then(|head| repo.closure(&head.roots).ok());
+    let packs = closure.map(|closure| closure.packs.into_iter().collect()).unwrap_or_default();
+    known.wait_for(&reader, &packs, point)?;
     let manifest = reader.manifest(point).map_err(|error| refused(RefusalKind::Missing, &error))?;
     let head =
         Manifest::decode_head(&manifest).map_err(|error| refused(RefusalKind::Damaged, &error))?;
@@ -187,6 +196,7 @@ pub(crate) fn read_media(
             io::copy(source, &mut io::sink()).map(drop)
         })
         .map_err(|error| unavailable(&error))?;
+    media.note_flawed(&report.flawed)?;
     if !report.missing.is_empty() {
         let wanted: Vec<_> = report.wanted.iter().map(ToString::to_string).collect();
         let text = unread(report.missing.len(), needed.len(), &wanted);
@@ -211,11 +221,12 @@ mod tests {
     use strongroom_protocol::Timestamp;
     use strongroom_store::disk::sim::SimDisk;
     use strongroom_store::media::MediaSetWriter;
-    use strongroom_store::tape::{Shape, VirtualLibrary};
+    use strongroom_store::tape::{Shape, TapeLibrary, VirtualLibrary};
 
     use super::*;
     use crate::aux::order_of;
-    use crate::aux::testing::{WORKLOAD, manifest_over, page, repo};
+    use crate::aux::testing::{WORKLOAD, manifest_over, media_of, page, repo};
+    use crate::cartridges::CARTRIDGES_FILE;
 
     #[test]
     fn packs_that_are_on_no_cartridge_are_counted_as_packs() {
@@ -234,7 +245,8 @@ mod tests {
         writer.put_manifest(WORKLOAD, point, &manifest).unwrap();
         writer.finish().unwrap();
         drop(writer);
-        let refusal = read_media(&repo, library, point).unwrap_err();
+        let media = media_of(&dir.path().join(CARTRIDGES_FILE), library);
+        let refusal = read_media(&repo, &media, point).unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::Damaged);
         assert!(refusal.text.starts_with("1 of 1 packs"), "{refusal}");
         assert!(refusal.text.ends_with("cartridges wanted: none"), "{refusal}");

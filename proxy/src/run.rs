@@ -25,6 +25,7 @@ use strongroom_store::tape::{self, TapeError, TapeLibrary};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::cartridges::{CARTRIDGES_FILE, Cartridges, JournalError as CartridgesError};
 use crate::expire::{JOURNAL_FILE, JournalError, Keeper};
 use crate::heal::ProxyMender;
 use crate::orders::Hands;
@@ -33,6 +34,8 @@ use crate::visitors::Site;
 
 /// Orders waiting to be looked at.
 const ORDERS_MAX: usize = 64;
+/// In the proxy's directory: what is between two cartridges, where there is one drive.
+const SPARE_FOLDER: &str = "media-spool";
 
 /// Why a proxy does not run.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +62,9 @@ pub enum ProxyError {
     /// The journal of orders to remove points.
     #[error("the journal of expiry is not usable")]
     Journal(#[from] JournalError),
+    /// The book of cartridges.
+    #[error("the book of cartridges is not usable")]
+    Cartridges(#[from] CartridgesError),
     /// The tape library.
     #[error("the tape library {} cannot be opened", path.display())]
     Library { path: PathBuf, source: TapeError },
@@ -94,6 +100,9 @@ impl Proxy {
         let hands = Arc::new(Hands {
             repo: repo.clone(),
             library: library.clone(),
+            cartridges: Arc::new(Cartridges::open(&home.path(CARTRIDGES_FILE))?),
+            media: settings.media.clone(),
+            spare: home.path(SPARE_FOLDER),
             drives: tokio::sync::Mutex::new(()),
             clock,
             keeper: Arc::new(keeper),

@@ -3,6 +3,7 @@
 //! count as held. Refuses to overwrite a cartridge that carries a label, and to pass on bytes
 //! that do not hash to their name.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use strongroom_protocol::{MediaSetName, MediumId, OrgName, PackId, PointId, RepoId};
@@ -10,6 +11,8 @@ use strongroom_protocol::{MediaSetName, MediumId, OrgName, PackId, PointId, Repo
 use crate::tape::{Barcode, TapeError};
 
 mod catalog;
+mod copy;
+mod known;
 mod label;
 mod mounted;
 mod order;
@@ -20,19 +23,24 @@ mod set;
 mod source;
 mod spool;
 mod stage;
+mod supply;
 mod survey;
+mod wanting;
 
 pub use catalog::{Held, HeldPack, HeldPoint, Place};
+pub use copy::{Copied, Source, Spare, copy_media};
+pub use known::{MediumInfo, SetInfo};
 pub use label::{FileKind, LabelV1};
 pub use mounted::PackSource;
 pub use order::SetOrder;
-pub use read::{FetchReport, FlawedPack, MediaReader, MediumInfo, SetInfo};
+pub use read::{FetchReport, FlawedPack, MediaReader};
 pub use scan::{FileReport, Verdict};
 pub use set::{MediaSetWriter, Put, SessionReport};
 pub use source::RepoPack;
 pub use spool::{Spool, SpooledPack};
 pub use stage::{StagedBase, stage};
 pub use survey::Health;
+pub use wanting::{Wanting, wanting, what_is_on};
 
 /// Blocks as they are written: large enough to stream LTO, small enough for any adapter.
 pub const BLOCK_BYTES: usize = 256 * 1024;
@@ -42,6 +50,14 @@ pub const BLOCK_BYTES: usize = 256 * 1024;
 pub struct MediaIdentity {
     pub org: OrgName,
     pub repo: RepoId,
+}
+
+/// What one cartridge holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WhatIsOn {
+    pub info: MediumInfo,
+    /// Whose manifests it holds.
+    pub points: BTreeSet<PointId>,
 }
 
 /// Why media could not be written or read.
@@ -67,6 +83,8 @@ pub enum MediaError {
     NoBlankCartridge { set: MediaSetName, wanted_bytes: u64, protected: usize },
     #[error("no session is open on set {set}")]
     NoSession { set: MediaSetName },
+    #[error("what was written to cartridge {barcode} lacks {lacking} of what was copied")]
+    NotCopied { barcode: Barcode, lacking: usize },
     #[error("pack {pack}: its bytes are not those of a pack of this name")]
     PackMismatch { pack: PackId },
     #[error("point {point}: its manifest is damaged or not its own")]

@@ -96,6 +96,13 @@ pub enum TapeError {
     LibraryFormat { path: PathBuf, reason: String },
     #[error("{path}: the library is in use by another process")]
     LibraryInUse { path: PathBuf },
+    #[error("cartridge {barcode}: every mail slot is full; take out what lies there first")]
+    MailSlotsFull { barcode: Barcode },
+    #[error(
+        "cartridge {barcode}: the library has no mail slot; open its door and take the cartridge \
+         out of slot {slot}"
+    )]
+    NoMailSlot { barcode: Barcode, slot: u32 },
     #[error("no cartridge {barcode} in the library")]
     NoSuchCartridge { barcode: Barcode },
     #[error("cartridge {barcode}: there is no file {file}")]
@@ -119,6 +126,13 @@ pub struct Slot {
     pub barcode: Option<Barcode>,
     /// The drive that holds the slot's cartridge now.
     pub loaded_in: Option<u32>,
+}
+
+/// A mail slot with a cartridge in it: through these, cartridges come and go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MailSlot {
+    pub slot: u32,
+    pub barcode: Barcode,
 }
 
 /// Whether there is room for much more after a write that succeeded.
@@ -166,6 +180,33 @@ pub trait TapeLibrary: Send + Sync {
 
     /// Flushes and puts the cartridge back. A drive dropped instead is freed unflushed.
     fn unload(&self, drive: Box<dyn Drive>) -> Result<(), TapeError>;
+
+    /// How many cartridges may be in drives at once.
+    fn drives(&self) -> usize {
+        1
+    }
+
+    /// What lies in the mail slots.
+    fn mail(&self) -> Result<Vec<MailSlot>, TapeError> {
+        Ok(Vec::new())
+    }
+
+    /// Moves a cartridge that nobody uses to a mail slot, for a hand to take; which one.
+    fn export(&self, barcode: &Barcode) -> Result<u32, TapeError> {
+        let slots = self.inventory()?;
+        let place = slots.iter().find(|slot| slot.barcode.as_ref() == Some(barcode));
+        let barcode = barcode.clone();
+        Err(match place {
+            Some(Slot { loaded_in: Some(_), .. }) => TapeError::DriveBusy { barcode },
+            Some(Slot { slot, .. }) => TapeError::NoMailSlot { barcode, slot: *slot },
+            None => TapeError::NoSuchCartridge { barcode },
+        })
+    }
+
+    /// Moves what lies in the mail slots into empty slots; what came in.
+    fn import(&self) -> Result<Vec<Barcode>, TapeError> {
+        Ok(Vec::new())
+    }
 }
 
 /// One drive with one cartridge in it. A write anywhere ends the data there: what followed is

@@ -155,6 +155,7 @@ fn make_media(vault: &Path, dir: &Path) {
         identity: MediaIdentity { org: "acme".parse().unwrap(), repo: REPO },
         config: repo.config().encode(),
         keys: repo.keys_file().encode(),
+        released: std::collections::BTreeSet::new(),
     };
     let clock = Arc::new(FixedClock::at(Timestamp(9)));
     let mut writer = MediaSetWriter::open(Arc::new(library), order, clock).unwrap();

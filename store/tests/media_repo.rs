@@ -103,6 +103,7 @@ fn order(root: &Path) -> SetOrder {
         identity: MediaIdentity { org: "acme".parse().unwrap(), repo: REPO },
         config: std::fs::read(root.join("config")).unwrap(),
         keys: std::fs::read(root.join("keys")).unwrap(),
+        released: std::collections::BTreeSet::new(),
     }
 }
 

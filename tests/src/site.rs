@@ -16,7 +16,7 @@ use strongroom_certs::{
 use strongroom_coordinator::Coordinator;
 use strongroom_node::ask::ask;
 use strongroom_node::enrol::{enrol, introduce};
-use strongroom_node::home::{Floor, Home, Settings};
+use strongroom_node::home::{Floor, Home, MediaSettings, Settings};
 use strongroom_node::log::LogStyle;
 use strongroom_node::scrubber::ScrubSettings;
 use strongroom_protocol::admin::{JobRow, PointRow, Request, Response};
@@ -147,6 +147,7 @@ impl TwoSites {
             certificate_seconds,
             library: None,
             floor: Floor::default(),
+            media: MediaSettings::default(),
             log: LogStyle::Text,
             scrub: ScrubSettings::default(),
         };
@@ -256,6 +257,7 @@ impl TwoSites {
             certificate_seconds: 3600,
             library: None,
             floor: Floor::default(),
+            media: MediaSettings::default(),
             log: LogStyle::Text,
             scrub: ScrubSettings::default(),
         };

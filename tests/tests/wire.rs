@@ -21,8 +21,18 @@ use strongroom_tests::samples::{Sampled, Visitor, variant_of, visit_all};
 use strongroom_tests::{fuzzing, source};
 
 /// The files whose code is the wire.
-const WIRE: [&str; 9] =
-    ["admin", "admin/reports", "blob", "control", "data", "enrol", "frame", "member", "opening"];
+const WIRE: [&str; 10] = [
+    "admin",
+    "admin/cartridges",
+    "admin/reports",
+    "blob",
+    "control",
+    "data",
+    "enrol",
+    "frame",
+    "member",
+    "opening",
+];
 
 fn read(path: &str) -> String {
     let path = source::root().join(path);

@@ -152,13 +152,13 @@ fn boots(arguments: &Arguments, sites: &mut Sites, dir: &Path) -> Result<()> {
 }
 
 /// A command that speaks once it has begun, and goes on until it is told to end.
-struct Speaking {
+pub(crate) struct Speaking {
     child: Child,
-    said: Value,
+    pub(crate) said: Value,
 }
 
 impl Speaking {
-    fn begin(sites: &Sites, words: &[&str]) -> Result<Self> {
+    pub(crate) fn begin(sites: &Sites, words: &[&str]) -> Result<Self> {
         let mut command = sites.command(words);
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let mut speaking = Self { child, said: Value::Null };

@@ -6,6 +6,7 @@
 
 mod agents;
 mod bench;
+mod chain;
 mod directory;
 mod export;
 mod fuzz;
@@ -21,6 +22,7 @@ mod relay;
 mod scale;
 mod sites;
 mod stage;
+mod tape;
 mod test;
 mod vm;
 
@@ -39,6 +41,8 @@ enum Chore {
     Agents(agents::Arguments),
     /// Measure the whole against its peers on the same trees in the same run
     Bench(bench::Arguments),
+    /// A machine from its freeze to tape, over the loss of its site and back, on real parts
+    Chain(chain::Arguments),
     /// Lose a quarter of a domain of 20,000 users, and restore it from each copy
     Directory(directory::Arguments),
     /// Read an image through NBD beside a local file, and boot a machine from its point
@@ -57,6 +61,8 @@ enum Chore {
     Postgres(postgres::Arguments),
     /// Protect a million files and look at the memory it took
     Scale(scale::Arguments),
+    /// Copy a point to a tape library of tgt, beside the same driver writing out of memory
+    Tape(tape::Arguments),
     /// Install what the tests need, build, run every test and a slice of every campaign
     Test,
     /// Protect and boot a real machine under load, and kill the agent while it is frozen
@@ -67,6 +73,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Agents(arguments) => agents::run(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
+        Chore::Chain(arguments) => chain::run(&arguments),
         Chore::Directory(arguments) => directory::run(&arguments),
         Chore::Export(arguments) => export::run(&arguments),
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
@@ -76,6 +83,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Mount(arguments) => mount::run(&arguments),
         Chore::Postgres(arguments) => postgres::run(&arguments),
         Chore::Scale(arguments) => scale::run(&arguments),
+        Chore::Tape(arguments) => tape::run(&arguments),
         Chore::Test => test::run(),
         Chore::Vm(arguments) => vm::run(&arguments),
     }

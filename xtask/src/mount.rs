@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
 }
 
 /// A point that is mounted.
-struct Mounted {
+pub(crate) struct Mounted {
     at: PathBuf,
     process: Child,
 }
@@ -216,10 +216,14 @@ fn names_below(dir: &Path) -> Result<u64> {
 }
 
 impl Mounted {
-    /// Mounts the newest point of a copy; returns once it is there.
+    /// Mounts the newest point of a copy.
     fn make(sites: &Sites, from: &str, at: &Path) -> Result<Self> {
-        let point = format!("latest:{WORKLOAD}");
-        let mut command = sites.command(&["mount", &point, "--from", from]);
+        Self::make_of(sites, &format!("latest:{WORKLOAD}"), from, at)
+    }
+
+    /// Mounts a point of a copy; returns once it is there.
+    pub(crate) fn make_of(sites: &Sites, point: &str, from: &str, at: &Path) -> Result<Self> {
+        let mut command = sites.command(&["mount", point, "--from", from]);
         command.arg(at).stdout(Stdio::piped());
         let mut process = command.spawn().context("cannot run the program")?;
         let said = process.stdout.take().context("its output")?;
@@ -232,7 +236,7 @@ impl Mounted {
     }
 
     /// Takes it away as a person does.
-    fn end(mut self) -> Result<()> {
+    pub(crate) fn end(mut self) -> Result<()> {
         crate::parts::must(Command::new("umount").arg(&self.at))?;
         let until = Instant::now() + PATIENCE;
         while self.process.try_wait()?.is_none() {

@@ -1,14 +1,16 @@
 //! A real cluster under load, protected while agent, holder, coordinator, link, backend and the
-//! server itself are killed at random moments: each job must make its point in the end, and
-//! every point must restore to a consistent cluster. Then what that costs, beside
-//! `pg_basebackup` (and pgBackRest, where it is installed) on the same cluster.
+//! server itself are killed at random moments, on a primary and on a standby that is promoted in
+//! the middle in the end: each job must make its point, and every point must restore to a
+//! consistent cluster. Then what that costs, beside `pg_basebackup` (and pgBackRest, where it is
+//! installed) on the same cluster.
 
 mod peers;
+mod policy;
 mod server;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ use serde_json::Value;
 
 use crate::random::Random;
 use crate::sites::{Profile, Role, Sites, Way};
+use policy::{policy, workload};
 use server::Server;
 
 /// Debits, credits and their history agree, or the cluster is of no one moment.
@@ -37,8 +40,13 @@ const BEGUN_MAX: Duration = Duration::from_secs(5);
 const AWAY: Duration = Duration::from_secs(2);
 /// Longest a job may take with all its tries.
 const JOB_MAX: Duration = Duration::from_secs(300);
-/// The port in the name of the server's socket.
+/// The port in the name of the server's socket, and of the standby's.
 const PORT: u16 = 15_500;
+const STANDBY_PORT: u16 = 15_501;
+/// A campaign of fewer kills has no standby.
+const STANDBY_FROM: usize = 24;
+/// The workloads that they are.
+const WORKLOADS: [&str; 2] = ["db", "standby"];
 
 /// What the campaign may be told.
 #[derive(clap::Args)]
@@ -119,9 +127,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let dir = temporary.path();
     let server = Server::make(&dir.join("pg"), PORT, arguments.scale)?;
     let sites = Sites::raise(&exe, &dir.join("sites"), dir, Way::Direct)?;
-    sites.apply(&policy(&server)?)?;
+    let mut text = policy(&server)?;
+    let mut standby = None;
+    if arguments.kills >= STANDBY_FROM {
+        let made = Server::follow(&server, &dir.join("pg2"), STANDBY_PORT)?;
+        text += &workload(WORKLOADS[1], &made)?;
+        standby = Some(made);
+    }
+    sites.apply(&text)?;
     let mut campaign = Campaign {
         server,
+        standby,
         sites,
         random: Random::new(arguments.seed),
         typical: Duration::from_secs(1),
@@ -135,8 +151,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         // Every other one in the middle of a backup, the others at any moment.
         let when =
             if (number / VICTIMS.len()).is_multiple_of(2) { When::Within } else { When::Any };
-        campaign.round(victim, when).with_context(|| format!("kill {number}, of {victim:?}"))?;
+        // Twelve on the primary, twelve on the standby, and so on.
+        let on = usize::from(campaign.standby.is_some() && number / 12 % 2 == 1);
+        let what = || format!("kill {number}, of {victim:?}, protecting {}", WORKLOADS[on]);
+        campaign.round(on, victim, when).with_context(what)?;
     }
+    campaign.promotion().context("a promotion in the middle")?;
     campaign.conclude()?;
     if !arguments.no_peers {
         peers::compare(&campaign.server, &exe, dir)?;
@@ -146,6 +166,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 struct Campaign {
     server: Server,
+    standby: Option<Server>,
     sites: Sites,
     random: Random,
     /// How long an undisturbed point takes.
@@ -180,47 +201,88 @@ impl Campaign {
         Ok(())
     }
 
-    fn round(&mut self, victim: Victim, when: When) -> Result<()> {
+    /// The server of a workload.
+    fn on(&self, on: usize) -> &Server {
+        self.standby.as_ref().filter(|_| on == 1).unwrap_or(&self.server)
+    }
+
+    fn round(&mut self, on: usize, victim: Victim, when: When) -> Result<()> {
         let load = self.server.load(JOB_MAX.as_secs(), "kills")?;
-        let job = self.sites.protect_one("db")?;
+        let job = self.sites.protect_one(WORKLOADS[on])?;
         let most = u64::try_from(self.typical.as_millis()).unwrap_or(1000);
         let most = match when {
             When::Any => most,
             When::Within => {
                 let until = Instant::now() + BEGUN_MAX;
-                while self.sessions()? == 0 && Instant::now() < until {}
+                while self.sessions(on)? == 0 && Instant::now() < until {}
                 most / 10
             }
         };
         std::thread::sleep(Duration::from_millis(self.random.below(most)));
-        let under_way = self.sessions().unwrap_or(0) > 0;
-        self.kill(victim)?;
+        let under_way = self.sessions(on).unwrap_or(0) > 0;
+        self.kill(on, victim)?;
         self.hit += usize::from(under_way);
         let began = Instant::now();
         self.ended(&job)?;
         let took = began.elapsed();
         drop(load);
-        let rid = Instant::now();
-        while self.sessions()? > 0 {
-            if rid.elapsed() > RID_MAX {
-                bail!("the server still has a backup under way");
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        self.rid(on)?;
         let of = self.kills.entry(victim).or_default();
         *of = (of.0 + 1, of.1.max(took));
         Ok(())
     }
 
-    fn kill(&mut self, victim: Victim) -> Result<()> {
+    /// Waits until the server has nothing of a backup left.
+    fn rid(&self, on: usize) -> Result<()> {
+        let rid = Instant::now();
+        while self.sessions(on)? > 0 {
+            if rid.elapsed() > RID_MAX {
+                bail!("the server still has a backup under way");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    /// The standby becomes a primary in the middle of a backup from it: what was begun makes no
+    /// point, the next try makes one of the new timeline.
+    fn promotion(&self) -> Result<()> {
+        let Some(standby) = &self.standby else { return Ok(()) };
+        let load = self.server.load(JOB_MAX.as_secs(), "kills")?;
+        let job = self.sites.protect_one(WORKLOADS[1])?;
+        let until = Instant::now() + BEGUN_MAX;
+        while self.sessions(1)? == 0 {
+            if Instant::now() > until {
+                bail!("the backup was over before it was seen");
+            }
+        }
+        let agent = self.sites.pid(Role::Agent)?;
+        signal(agent, "STOP")?;
+        let promoted = standby.ask("SELECT pg_promote()");
+        signal(agent, "CONT")?;
+        if promoted? != "t" {
+            bail!("the standby was not promoted");
+        }
+        self.ended(&job)?;
+        drop(load);
+        self.rid(1)?;
+        let said = self.sites.text(&["jobs", "show", &job])?;
+        if !said.contains("promoted") {
+            bail!("nothing in the journal names the promotion: {said}");
+        }
+        println!("promoted in the middle of a backup: nothing of it is a point, the next try is");
+        Ok(())
+    }
+
+    fn kill(&mut self, on: usize, victim: Victim) -> Result<()> {
         match victim {
             Victim::Agent => self.again(Role::Agent),
             Victim::Coordinator => self.again(Role::Coordinator),
-            Victim::Server => self.server.kill(),
+            Victim::Server => self.on(on).kill(),
             Victim::Backend => {
                 let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
                            WHERE application_name = 'strongroom'";
-                self.server.ask(end).map(drop)
+                self.on(on).ask(end).map(drop)
             }
             Victim::Holder => match below(self.sites.pid(Role::Agent)?) {
                 Some(holder) => signal(holder, "KILL"),
@@ -260,21 +322,25 @@ impl Campaign {
     }
 
     /// Backups the server knows of.
-    fn sessions(&self) -> Result<usize> {
+    fn sessions(&self, on: usize) -> Result<usize> {
         let count = "SELECT count(*) FROM pg_replication_slots WHERE temporary";
-        Ok(self.server.ask(count)?.parse()?)
+        Ok(self.on(on).ask(count)?.parse()?)
     }
 
     /// Every point there is restores, starts, passes the server's checks, and its sums agree.
     fn conclude(&self) -> Result<()> {
-        let points = self.sites.ask(&["points", "db"])?;
-        let points = points.as_array().cloned().unwrap_or_default();
+        let mut points = Vec::new();
+        for workload in WORKLOADS.iter().take(1 + usize::from(self.standby.is_some())) {
+            let of = self.sites.ask(&["points", workload])?;
+            points.extend(of.as_array().cloned().unwrap_or_default());
+        }
         let made: usize = self.kills.values().map(|(count, _)| count).sum();
         if points.len() < made {
             bail!("{made} jobs made a point, and there are {} points", points.len());
         }
         let began = Instant::now();
-        for point in points.iter().take(made) {
+        let made = points.len();
+        for point in &points {
             let id = point["id"].as_str().context("a point without a name")?;
             if point["consistency"] != "application" || point["gaps"] != 0 {
                 bail!("point {id} is {} with {} gaps", point["consistency"], point["gaps"]);
@@ -329,27 +395,4 @@ fn signal(pid: u32, name: &str) -> Result<()> {
     // Not there any more is as good as killed.
     kill.args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status()?;
     Ok(())
-}
-
-fn policy(server: &Server) -> Result<String> {
-    let host: &Path = &server.place;
-    let host = host.to_str().context("a path that TOML cannot hold")?;
-    Ok(format!(
-        r#"[policy.p]
-timezone = "Europe/London"
-[policy.p.primary]
-keep = {{ newest = 1000 }}
-[policy.p.copy.secondary]
-kind = "secondary-snap"
-from = "primary"
-node = "proxy"
-keep = {{ newest = 1000 }}
-[workload."db"]
-agent = "host1"
-kind = "postgres"
-host = "{host}"
-port = {PORT}
-policy = "p"
-"#
-    ))
 }

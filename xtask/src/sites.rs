@@ -224,8 +224,13 @@ impl Sites {
 
     /// The program as the operator runs it.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        self.command_as(&self.dir.join("operator"), arguments)
+    }
+
+    /// A command of another operator.
+    pub(crate) fn command_as(&self, home: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.exe);
-        command.arg("--home").arg(self.dir.join("operator")).args(arguments);
+        command.arg("--home").arg(home).args(arguments);
         command.env("STRONGROOM_PASSPHRASE", "a passphrase of the campaign").stdin(Stdio::null());
         command
     }

@@ -1,12 +1,13 @@
 //! `media`: what cartridges there are and what lies on them; asked at a node, or read here from
 //! the cartridges themselves when no node is left.
 
+mod keep;
 pub(crate) mod verify;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use strongroom_protocol::admin::{MediumRow, Request, Response};
+use strongroom_protocol::admin::{MediumRow, Response};
 
 use crate::failure::{Ending, Failure};
 use crate::human;
@@ -25,7 +26,8 @@ pub(crate) struct MediaArgs {
 
 #[derive(Subcommand, Debug)]
 enum MediaOrder {
-    /// List the cartridges of a site, or of a library's directory
+    /// List the cartridges of a site and where each is, or those of a library's directory
+    #[command(visible_alias = "ls")]
     List {
         /// Read the cartridges in this directory, without any node
         #[arg(long, value_name = "DIR")]
@@ -48,12 +50,15 @@ enum MediaOrder {
         #[arg(value_name = "BARCODE")]
         barcodes: Vec<String>,
     },
+    #[command(flatten)]
+    Keep(keep::KeepOrder),
 }
 
 impl MediaArgs {
     pub(crate) async fn run(self, session: &Session) -> Result<Ending, Failure> {
         match self.order {
-            MediaOrder::List { media: None } => session.tell(&Request::Media).await,
+            MediaOrder::List { media: None } => keep::list(session).await,
+            MediaOrder::Keep(order) => order.run(session).await,
             MediaOrder::List { media: Some(dir) } => {
                 let rows = blocking(move || Ok(media_rows(&Shelf::open(&dir)?))).await?;
                 session.out.answer(&Response::Media(rows))?;

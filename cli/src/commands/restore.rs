@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 use strongroom_agent::restore::Overwrite as Local;
 use strongroom_protocol::admin::{Request, Response};
@@ -50,6 +52,10 @@ pub(crate) struct RestoreArgs {
     /// What happens to what is there already
     #[arg(long, value_enum, default_value_t = Overwrite::Never)]
     pub(super) overwrite: Overwrite,
+    /// With --media: read nothing before every cartridge that may hold it is in the library, and
+    /// wait this long for those that are not; 0 only names them
+    #[arg(long, value_name = "SECONDS", requires = "media")]
+    pub(super) wait: Option<u64>,
     /// On the host of this agent, into this directory of it
     #[arg(long, value_name = "AGENT:/PATH", conflicts_with = "media")]
     pub(super) on: Option<String>,
@@ -90,7 +96,8 @@ impl RestoreArgs {
                 let staging =
                     self.copy.staging.clone().map_or_else(|| beside(&order.target), Ok)?;
                 let kept = self.copy.staging.is_some();
-                from_media(session, order, media.clone(), opener, staging, kept).await
+                let wait = self.wait.map(Duration::from_secs);
+                from_media(session, order, media.clone(), opener, (staging, kept, wait)).await
             }
             None => {
                 let site = copy_site(session, self.copy.from.as_deref())?;

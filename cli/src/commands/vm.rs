@@ -75,6 +75,7 @@ fn restore(copy: CopyArgs, point: PointRef, to: &Path, select: Vec<String>) -> R
         select,
         copy,
         overwrite: Overwrite::IfDifferent,
+        wait: None,
         on: None,
     }
 }

@@ -62,7 +62,7 @@ impl Origin {
                 let staging = staging.join(name_of(point));
                 std::fs::create_dir_all(&staging).doing("cannot make the staging directory")?;
                 let (scene, brought, keys) =
-                    staged(session, &order, media, opener, &staging).await?;
+                    staged(session, &order, media, opener, (&staging, None)).await?;
                 (scene, keys, lacks(&brought))
             }
         };

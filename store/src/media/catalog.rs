@@ -10,7 +10,7 @@ use crate::media::label::LabelV1;
 use crate::pack::PackClass;
 
 /// Which kind of blobs a pack holds: byte 24 of its header. The order is the format.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub(crate) enum ClassV1 {
     Data,
     Metadata,
@@ -37,7 +37,7 @@ impl From<ClassV1> for PackClass {
 }
 
 /// What one file is. The order is the format.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub(crate) enum WhatV1 {
     Config,
     Keys,

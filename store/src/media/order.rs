@@ -1,7 +1,9 @@
 //! Which media set is to be written. Refuses config and keys files that are damaged or of
 //! another repository, as every medium would carry them.
 
-use strongroom_protocol::MediaSetName;
+use std::collections::BTreeSet;
+
+use strongroom_protocol::{MediaSetName, MediumId};
 
 use crate::media::catalog::WhatV1;
 use crate::media::label::{FileKind, LabelV1, checked, repo_of};
@@ -16,6 +18,9 @@ pub struct SetOrder {
     pub config: Vec<u8>,
     /// The repository's `keys` file, as it is now.
     pub keys: Vec<u8>,
+    /// Media that are not needed any more: their cartridges may be written from the beginning.
+    /// None for a set that is written once.
+    pub released: BTreeSet<MediumId>,
 }
 
 impl SetOrder {

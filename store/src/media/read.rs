@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use strongroom_protocol::{MediaSetName, MediumId, OrgName, PackId, PointId, RepoId, Timestamp};
+use strongroom_protocol::{MediumId, PackId, PointId, RepoId};
 
 use crate::media::MediaError;
 use crate::media::catalog::{EntryV1, Held, Place, WhatV1};
+use crate::media::known::{MediumInfo, SetInfo, info};
 use crate::media::label::{CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX, ManifestHead, checked, repo_of};
 use crate::media::reel::{FileReader, Reel};
 use crate::media::scan::{FileReport, scan};
@@ -18,34 +19,6 @@ use crate::tape::{Barcode, TapeError, TapeLibrary};
 
 /// How much of a pack is read at a time when its receiver wants no more of it.
 const DRAIN_BYTES: usize = 64 * 1024;
-
-/// One medium, here or known from others.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MediumInfo {
-    pub medium: MediumId,
-    pub barcode: Barcode,
-    pub set: MediaSetName,
-    pub sequence: u32,
-    pub org: OrgName,
-    pub repo: RepoId,
-    pub written: Timestamp,
-    pub health: Health,
-    /// The sessions with files on it.
-    pub sessions: BTreeSet<u32>,
-    pub packs: u64,
-    pub points: u64,
-    pub bytes: u64,
-}
-
-/// One media set: the media that name the same organisation, repository and set.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SetInfo {
-    pub org: OrgName,
-    pub repo: RepoId,
-    pub set: MediaSetName,
-    pub media: Vec<MediumId>,
-    pub sessions: BTreeSet<u32>,
-}
 
 /// A pack that was tried and is not whole where it lies.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,12 +48,22 @@ pub struct MediaReader {
     held: Held,
 }
 
+impl std::fmt::Debug for MediaReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MediaReader").finish_non_exhaustive()
+    }
+}
+
 impl MediaReader {
     /// Loads every cartridge once; those without readable label or catalog are scanned.
     pub fn open(library: Arc<dyn TapeLibrary>) -> Result<Self, MediaError> {
         let survey = survey(library.as_ref(), &Depth::All)?;
         let held = survey.held();
         Ok(Self { library, survey, held })
+    }
+
+    pub(crate) fn medium(&self, id: MediumId) -> Option<&Medium> {
+        self.survey.media.get(&id)
     }
 
     /// All packs and points on media here, or said to be on absent ones.
@@ -312,27 +295,6 @@ impl MediaReader {
 
 fn blank() -> FetchReport {
     FetchReport::default()
-}
-
-fn info(medium: &Medium) -> MediumInfo {
-    let Medium { label, barcode, entries, health, .. } = medium;
-    let count = |wanted: fn(&WhatV1) -> bool| {
-        entries.iter().filter(|entry| wanted(&entry.what)).count() as u64
-    };
-    MediumInfo {
-        medium: label.medium,
-        barcode: barcode.clone(),
-        set: label.set.clone(),
-        sequence: label.sequence,
-        org: label.org.clone(),
-        repo: label.repo,
-        written: Timestamp(label.written_ns),
-        health: *health,
-        sessions: entries.iter().map(|entry| entry.session).collect(),
-        packs: count(|what| matches!(what, WhatV1::Pack { .. })),
-        points: count(|what| matches!(what, WhatV1::Point { .. })),
-        bytes: entries.iter().map(|entry| entry.bytes).sum(),
-    }
 }
 
 /// Hands one pack to the sink; false when what lies there is not the whole pack.

@@ -3,6 +3,8 @@
 //! written whole on the next. Refuses to write on any cartridge that is neither blank nor the
 //! current medium of this very set, and packs whose bytes are not their name's.
 
+mod mounting;
+
 use std::collections::HashSet;
 use std::io::Cursor;
 use std::sync::Arc;
@@ -10,13 +12,16 @@ use std::sync::Arc;
 use strongroom_protocol::{Clock, MediumId, PackId, PointId, WorkloadId};
 
 use crate::media::MediaError;
-use crate::media::catalog::{CatalogV1, ClassV1, EarlierV1, Held, HistoryV1, MediumState, WhatV1};
+use crate::media::catalog::{
+    CatalogV1, ClassV1, EarlierV1, Held, HistoryV1, MediumState, Place, WhatV1,
+};
 use crate::media::label::{LabelV1, ManifestHead};
-use crate::media::mounted::{Mounted, PackSource, Placed, carries};
+use crate::media::mounted::{Mounted, PackSource, Placed};
 use crate::media::order::SetOrder;
-use crate::media::reel::Reel;
-use crate::media::survey::{Depth, Health, LabelFound, Medium, Survey, label, latest, survey};
-use crate::tape::{Barcode, Protection, Room, TapeLibrary};
+use crate::media::scan::SESSION_UNKNOWN;
+use crate::media::supply::Supply;
+use crate::media::survey::{Depth, Survey, survey};
+use crate::tape::{Barcode, Room, TapeLibrary};
 
 /// Bytes of a pack's header, which name its class.
 const PACK_HEAD_BYTES: usize = 64;
@@ -56,7 +61,12 @@ pub struct MediaSetWriter {
     order: SetOrder,
     clock: Arc<dyn Clock>,
     survey: Survey,
+    supply: Supply,
     held: Held,
+    /// Media everything on which is to be put again.
+    forgotten: HashSet<MediumId>,
+    /// The last session before any of this writer.
+    session_before: u32,
     session: Option<Session>,
 }
 
@@ -67,11 +77,34 @@ impl MediaSetWriter {
         order: SetOrder,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, MediaError> {
-        order.check()?;
-        let ours = |label: &LabelV1| order.names(label);
-        let survey = survey(library.as_ref(), &Depth::Set(&ours))?;
-        let held = survey.held();
-        Ok(Self { library, order, clock, survey, held, session: None })
+        let order = vec![order];
+        let mut writers = Self::open_all(&library, order, &clock)?;
+        writers.pop().ok_or(MediaError::ForeignFile { what: "order" })
+    }
+
+    /// The same for several sets that are written side by side: every cartridge is loaded once,
+    /// and what is blank goes to whoever needs it first.
+    pub fn open_all(
+        library: &Arc<dyn TapeLibrary>,
+        orders: Vec<SetOrder>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Vec<Self>, MediaError> {
+        orders.iter().try_for_each(SetOrder::check)?;
+        let ours = |label: &LabelV1| orders.iter().any(|order| order.names(label));
+        let mut survey = survey(library.as_ref(), &Depth::Set(&ours))?;
+        let supply = Supply::of(&mut survey, &orders);
+        let writers = orders.iter().map(|order| {
+            let all = survey.media.iter();
+            let its = all.filter(|(_, medium)| order.names(&medium.label));
+            let media = its.map(|(id, medium)| (*id, medium.clone())).collect();
+            let survey = Survey { media, blanks: Vec::new() };
+            let (library, clock) = (Arc::clone(library), Arc::clone(clock));
+            let (order, supply, held) = (order.clone(), supply.clone(), survey.held());
+            let session_before = survey.session_last();
+            let (forgotten, session) = (HashSet::new(), None);
+            Self { library, order, clock, survey, supply, held, forgotten, session_before, session }
+        });
+        Ok(writers.collect())
     }
 
     /// What finished sessions hold, so that only the rest need be put.
@@ -94,10 +127,37 @@ impl MediaSetWriter {
         self.held.forget(medium);
     }
 
-    /// Blank cartridges that may be written.
+    /// Takes everything that lies on a cartridge for lost, wherever else it lies, until it was
+    /// put again.
+    pub fn forget_all_on(&mut self, medium: MediumId) {
+        self.forgotten.insert(medium);
+        self.settle();
+    }
+
+    /// What is held after a session: all that media say, but for what was forgotten and not put
+    /// again.
+    fn settle(&mut self) {
+        self.held = self.survey.held();
+        let (forgotten, before) = (&self.forgotten, self.session_before);
+        let counts = |places: &[Place]| {
+            let is_new = |place: &Place| (before + 1..SESSION_UNKNOWN).contains(&place.session);
+            places.iter().any(is_new)
+                || places.iter().all(|place| !forgotten.contains(&place.medium))
+        };
+        self.held.packs.retain(|_, pack| counts(&pack.places));
+        self.held.points.retain(|_, point| counts(&point.places));
+    }
+
+    /// Has nothing written on a cartridge any more.
+    pub fn seal_medium(&mut self, medium: MediumId) {
+        if let Some(medium) = self.survey.media.get_mut(&medium) {
+            medium.state = MediumState::Sealed;
+        }
+    }
+
+    /// Cartridges that may be written from their beginning.
     pub fn blanks(&self) -> usize {
-        let blanks = self.survey.blanks.iter();
-        blanks.filter(|(_, protection)| *protection == Protection::Writable).count()
+        self.supply.writable()
     }
 
     /// Opens a session; `planned_bytes` is only for saying how much room is wanted.
@@ -105,9 +165,8 @@ impl MediaSetWriter {
         if self.session.is_some() {
             return Err(MediaError::SessionOpen { set: self.order.set.clone() });
         }
-        let last = self.survey.media.values().map(|medium| medium.session_last).max();
         self.session = Some(Session {
-            number: last.unwrap_or(0).saturating_add(1),
+            number: self.survey.session_last().saturating_add(1),
             planned_bytes,
             packs: HashSet::new(),
             points: HashSet::new(),
@@ -170,7 +229,7 @@ impl MediaSetWriter {
     pub fn finish(&mut self) -> Result<SessionReport, MediaError> {
         self.open_session()?;
         self.close(MediumState::Open)?;
-        self.held = self.survey.held();
+        self.settle();
         let session = self.session.take();
         let mut report = session.map(|session| session.report).unwrap_or_default();
         report.media.dedup();
@@ -225,106 +284,6 @@ impl MediaSetWriter {
         report.session = number;
         report.media.push(mounted.reel.barcode().clone());
         Ok(mounted)
-    }
-
-    fn resume(&mut self) -> Result<Option<Mounted>, MediaError> {
-        let present = self.survey.media.values_mut().filter(|m| m.health != Health::Absent);
-        let newest = present.max_by_key(|m| (m.label.sequence, m.label.written_ns));
-        let Some(medium) = newest.filter(|medium| medium.state == MediumState::Open) else {
-            return Ok(None);
-        };
-        let Some(resume) = medium.resume else { return Ok(None) };
-        let mut reel = Reel::mount(self.library.as_ref(), &medium.barcode)?;
-        if reel.protection() == Protection::WriteProtected {
-            medium.state = MediumState::Sealed;
-            reel.unmount(self.library.as_ref())?;
-            return Ok(None);
-        }
-        let id = medium.label.medium;
-        match label(&mut reel)? {
-            LabelFound::Label(label) if label.medium == id => {}
-            _ => return Err(MediaError::UnknownMedium { medium: id }),
-        }
-        let mut stale = Vec::new();
-        for (what, bytes) in self.order.headers() {
-            if !carries(&mut reel, latest(medium, what), bytes)? {
-                stale.push((what, bytes));
-            }
-        }
-        reel.go_behind(resume)?;
-        let entries = medium.entries.clone();
-        let mut mounted = Mounted::new(reel, id, entries);
-        let number = self.session.as_ref().map_or(0, |session| session.number);
-        for (what, bytes) in stale {
-            let file = mounted.reel.file()?;
-            match mounted.header(what, bytes, number) {
-                // The session will close this medium before it writes anything.
-                Err(MediaError::TooLargeForMedium { .. }) => {
-                    mounted.reel.go_to(file)?;
-                    mounted.room = Room::EarlyWarning;
-                    break;
-                }
-                other => other?,
-            }
-        }
-        Ok(Some(mounted))
-    }
-
-    fn start(&mut self, bytes: u64) -> Result<Mounted, MediaError> {
-        let number = self.open_session()?.number;
-        while let Some(place) = self.blank() {
-            let (barcode, _) = self.survey.blanks.remove(place);
-            let mut reel = Reel::mount(self.library.as_ref(), &barcode)?;
-            let blank = matches!(label(&mut reel)?, LabelFound::Blank);
-            if !blank || reel.protection() == Protection::WriteProtected {
-                reel.unmount(self.library.as_ref())?;
-                continue;
-            }
-            let label = self.fresh_label(&barcode, reel.block_bytes());
-            reel.go_to(0)?;
-            let medium = label.medium;
-            let mut mounted = Mounted::new(reel, medium, Vec::new());
-            mounted.label(&label)?;
-            for (what, bytes) in self.order.headers() {
-                mounted.header(what, bytes, number)?;
-            }
-            let known = Medium {
-                label,
-                barcode,
-                state: MediumState::Open,
-                entries: Vec::new(),
-                health: Health::Sound,
-                resume: Some(0),
-                session_last: 0,
-            };
-            self.survey.media.insert(medium, known);
-            return Ok(mounted);
-        }
-        let session = self.open_session()?;
-        let left = session.planned_bytes.saturating_sub(session.report.bytes);
-        let protected = self.survey.blanks.len();
-        let set = self.order.set.clone();
-        Err(MediaError::NoBlankCartridge { set, wanted_bytes: left.max(bytes), protected })
-    }
-
-    fn blank(&self) -> Option<usize> {
-        let mut blanks = self.survey.blanks.iter();
-        blanks.position(|(_, protection)| *protection == Protection::Writable)
-    }
-
-    fn fresh_label(&self, barcode: &Barcode, block_bytes: usize) -> LabelV1 {
-        let now = self.clock.now();
-        let sequences = self.survey.media.values().map(|medium| medium.label.sequence);
-        LabelV1 {
-            medium: MediumId::fresh(now.unix_ms()),
-            barcode: barcode.clone(),
-            set: self.order.set.clone(),
-            sequence: sequences.max().unwrap_or(0) + 1,
-            org: self.order.identity.org.clone(),
-            repo: self.order.identity.repo,
-            written_ns: now.0,
-            block: u32::try_from(block_bytes).unwrap_or(u32::MAX),
-        }
     }
 
     /// Writes the catalog behind what the session put on the mounted medium, if any. The

@@ -2,9 +2,9 @@
 //! only a cartridge without a single block counts as blank, and that an interrupted session
 //! is told from damage. Refuses to call a medium appendable when it cannot tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use strongroom_protocol::{MediumId, RepoId};
+use strongroom_protocol::{MediumId, PointId, RepoId};
 
 use crate::media::MediaError;
 use crate::media::catalog::{CatalogV1, EarlierV1, EntryV1, Held, MediumState, WhatV1};
@@ -65,6 +65,17 @@ pub(crate) struct Medium {
     pub(crate) session_last: u32,
 }
 
+impl Medium {
+    /// The points whose manifests are on it.
+    pub(crate) fn points(&self) -> BTreeSet<PointId> {
+        let point = |entry: &EntryV1| match entry.what {
+            WhatV1::Point { point, .. } => Some(point),
+            WhatV1::Config | WhatV1::Keys | WhatV1::Pack { .. } => None,
+        };
+        self.entries.iter().filter_map(point).collect()
+    }
+}
+
 /// What a library holds.
 #[derive(Default)]
 pub(crate) struct Survey {
@@ -73,6 +84,11 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
+    /// The last session of any medium; 0 before the first.
+    pub(crate) fn session_last(&self) -> u32 {
+        self.media.values().map(|medium| medium.session_last).max().unwrap_or(0)
+    }
+
     pub(crate) fn held(&self) -> Held {
         let mut held = Held::default();
         for (id, medium) in &self.media {
@@ -157,13 +173,13 @@ fn merge(into: &mut Vec<EntryV1>, entries: Vec<EntryV1>) {
     *into = by_file.into_values().collect();
 }
 
-enum Look {
+pub(crate) enum Look {
     Blank,
     Other,
     Medium(Box<Medium>, Vec<EarlierV1>),
 }
 
-fn look(reel: &mut Reel, depth: &Depth<'_>) -> Result<Look, MediaError> {
+pub(crate) fn look(reel: &mut Reel, depth: &Depth<'_>) -> Result<Look, MediaError> {
     let found = label(reel)?;
     let label = match found {
         LabelFound::Blank => return Ok(Look::Blank),

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::tape::scsi::{LibraryAddress, ScsiLibrary};
-use crate::tape::{Barcode, Drive, Slot, TapeError, TapeLibrary, VirtualLibrary};
+use crate::tape::{Barcode, Drive, MailSlot, Slot, TapeError, TapeLibrary, VirtualLibrary};
 
 /// Beside `node.toml`: the secret of CHAP for a target that is named with a user.
 pub const SECRET_FILE: &str = "iscsi.secret";
@@ -43,6 +43,22 @@ impl TapeLibrary for Distant {
 
     fn unload(&self, drive: Box<dyn Drive>) -> Result<(), TapeError> {
         self.reach()?.unload(drive)
+    }
+
+    fn drives(&self) -> usize {
+        self.reach().map_or(1, |library| library.drives())
+    }
+
+    fn mail(&self) -> Result<Vec<MailSlot>, TapeError> {
+        self.reach()?.mail()
+    }
+
+    fn export(&self, barcode: &Barcode) -> Result<u32, TapeError> {
+        TapeLibrary::export(&*self.reach()?, barcode)
+    }
+
+    fn import(&self) -> Result<Vec<Barcode>, TapeError> {
+        TapeLibrary::import(&*self.reach()?)
     }
 }
 

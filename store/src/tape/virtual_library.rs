@@ -12,10 +12,14 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::tape::virtual_drive::Telling;
 use crate::tape::virtual_drive::{Behaviour, Seat, Seats};
-use crate::tape::{Barcode, Drive, Protection, Slot, TapeError, TapeLibrary, VirtualDrive};
+use crate::tape::{
+    Barcode, Drive, MailSlot, Protection, Slot, TapeError, TapeLibrary, VirtualDrive,
+};
 
 const DESCRIPTION: &str = "library.json";
 const EXTENSION: &str = "tape";
+/// The folder whose files lie in mail slots: a hand takes them from there and puts them there.
+const MAIL: &str = "mail";
 const VERSION: u32 = 1;
 
 /// What a library is made of.
@@ -28,13 +32,22 @@ pub struct Shape {
     pub drives: u32,
     /// Whether the drives can say where they stand.
     pub position: Telling,
+    /// Cartridges that the folder `mail` takes, as the mail slots of a library.
+    #[serde(default = "mail_slots")]
+    pub mail_slots: u32,
+}
+
+/// As many as small libraries have.
+const fn mail_slots() -> u32 {
+    2
 }
 
 impl Shape {
     /// One drive; warns a sixteenth before the end, as an LTO drive leaves some gigabytes.
     pub const fn with_capacity(capacity_bytes: u64) -> Self {
         let early_warning_bytes = capacity_bytes / 16;
-        Self { capacity_bytes, early_warning_bytes, drives: 1, position: Telling::Told }
+        let (position, mail_slots) = (Telling::Told, mail_slots());
+        Self { capacity_bytes, early_warning_bytes, drives: 1, position, mail_slots }
     }
 }
 
@@ -156,6 +169,23 @@ impl VirtualLibrary {
         Ok(outside)
     }
 
+    fn mailed(&self) -> Result<Vec<Barcode>, TapeError> {
+        let folder = self.root.join(MAIL);
+        let files = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(io_at(&folder))?,
+        };
+        let mut mailed = Vec::new();
+        for file in files {
+            let path = file.map_err(io_at(&folder))?.path();
+            let is_cartridge = path.extension().is_some_and(|end| end == EXTENSION);
+            let name = path.file_stem().and_then(|stem| stem.to_str()).filter(|_| is_cartridge);
+            mailed.extend(name.and_then(|name| name.parse::<Barcode>().ok()));
+        }
+        mailed.sort();
+        Ok(mailed)
+    }
+
     /// Moves the write-protect tab of a cartridge that is in no drive.
     pub fn protect(&self, barcode: &Barcode, tab: Protection) -> Result<(), TapeError> {
         let mut description = self.description();
@@ -242,6 +272,43 @@ impl TapeLibrary for VirtualLibrary {
 
     fn unload(&self, mut drive: Box<dyn Drive>) -> Result<(), TapeError> {
         drive.flush()
+    }
+
+    fn drives(&self) -> usize {
+        self.description().shape.drives.max(1) as usize
+    }
+
+    fn mail(&self) -> Result<Vec<MailSlot>, TapeError> {
+        let numbered = (1..).zip(self.mailed()?);
+        Ok(numbered.map(|(slot, barcode)| MailSlot { slot, barcode }).collect())
+    }
+
+    fn export(&self, barcode: &Barcode) -> Result<u32, TapeError> {
+        let mail_slots = {
+            let mut description = self.description();
+            let mail_slots = description.shape.mail_slots;
+            let slot = place_of(&mut description, barcode)?.slot;
+            self.refuse_loaded(barcode)?;
+            if mail_slots == 0 {
+                return Err(TapeError::NoMailSlot { barcode: barcode.clone(), slot });
+            }
+            mail_slots
+        };
+        if self.mailed()?.len() >= mail_slots as usize {
+            return Err(TapeError::MailSlotsFull { barcode: barcode.clone() });
+        }
+        let folder = self.root.join(MAIL);
+        fs::create_dir_all(&folder).map_err(io_at(&folder))?;
+        self.eject(barcode, &folder)?;
+        let place = self.mailed()?.iter().position(|mailed| mailed == barcode);
+        Ok(place.and_then(|place| u32::try_from(place + 1).ok()).unwrap_or(1))
+    }
+
+    fn import(&self) -> Result<Vec<Barcode>, TapeError> {
+        let folder = self.root.join(MAIL);
+        let mailed = self.mailed()?;
+        let each = mailed.into_iter();
+        each.map(|barcode| self.insert(&folder.join(format!("{barcode}.{EXTENSION}")))).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::expect_used, reason = "a test may stop")]
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,7 +88,8 @@ pub(crate) fn manifest(number: u8) -> Vec<u8> {
 pub(crate) fn order(set: &str) -> SetOrder {
     let identity = MediaIdentity { org: "acme".parse().expect("a name"), repo: REPO };
     let set = set.parse().expect("a name");
-    SetOrder { set, identity, config: config(REPO), keys: keys(REPO, b"first") }
+    let (config, keys) = (config(REPO), keys(REPO, b"first"));
+    SetOrder { set, identity, config, keys, released: BTreeSet::new() }
 }
 
 pub(crate) fn try_writer(library: &Arc<VirtualLibrary>) -> Result<MediaSetWriter, MediaError> {

@@ -59,6 +59,7 @@ fn written() -> Option<Vec<File>> {
         identity: MediaIdentity { org: "acme".parse().ok()?, repo: REPO },
         config: file(b"SRCONF01", b"\x04acmerest"),
         keys: file(b"SRKEYS01", b"\x00"),
+        released: std::collections::BTreeSet::new(),
     };
     let tape = Arc::new(Mutex::new(Vec::new()));
     let library = Arc::new(Library { barcode: "SR0001L9".parse().ok()?, tape: Arc::clone(&tape) });

@@ -2,9 +2,10 @@
 
 use strongroom_protocol::Role;
 use strongroom_protocol::admin::{
-    AuditRow, CopyRow, EventRow, HoldRow, JobRow, Live, MediumRow, NodeRow, Pinned, PointRef,
-    PointRow, PruneOrder, Request, Response, ScrubReport, SpaceOrder, SpaceReport, SpaceRun,
-    StatusReport, VerdictRow, VerifiedReport, VerifyDepth, WhyReport, WorkloadRow,
+    AuditRow, CartridgeOrder, CartridgeRow, CopyRow, EventRow, HoldRow, JobRow, Live, MediumRow,
+    NodeRow, Pinned, PointRef, PointRow, PruneOrder, Request, Response, ScrubReport, SpaceOrder,
+    SpaceReport, SpaceRun, StatusReport, VerdictRow, VerifiedReport, VerifyDepth, Whereabouts,
+    WhyReport, WorkloadRow,
 };
 use strongroom_protocol::control::{Overwrite, Shown};
 use strongroom_protocol::opening::RefusalKind;
@@ -65,8 +66,47 @@ impl Sampled for Request {
                 showing: showing(Shown::Failed),
             },
         ]);
+        all.extend(cartridge_orders().map(|order| Self::Cartridges { order }));
         all
     }
+}
+
+fn cartridge_orders() -> [CartridgeOrder; 7] {
+    let barcodes = || vec![text("SR0001L9")];
+    [
+        CartridgeOrder::List,
+        CartridgeOrder::Export { barcodes: barcodes() },
+        CartridgeOrder::Import,
+        CartridgeOrder::Vault { barcodes: barcodes(), place: text("the safe") },
+        CartridgeOrder::Lost { barcodes: barcodes() },
+        CartridgeOrder::Copy { barcode: text("SR0001L9"), set: name("yearly") },
+        CartridgeOrder::Refresh { barcodes: barcodes() },
+    ]
+}
+
+fn cartridges() -> Vec<CartridgeRow> {
+    let since = at(4);
+    let all = [
+        Whereabouts::Slot { slot: 1 },
+        Whereabouts::Drive { drive: 0 },
+        Whereabouts::Mail { slot: 2 },
+        Whereabouts::Out { since },
+        Whereabouts::Vault { place: text("the safe"), since },
+        Whereabouts::Lost { since },
+        Whereabouts::Unknown,
+    ];
+    let row = |whereabouts| CartridgeRow {
+        barcode: text("SR0001L9"),
+        medium: Some(id(7)),
+        set: Some(name("weekly")),
+        sequence: 1,
+        points: 2,
+        used_bytes: 3 << 30,
+        written: Some(at(1)),
+        whereabouts,
+        detail: text("sound"),
+    };
+    all.map(row).into()
 }
 
 fn retention_requests() -> Vec<Request> {
@@ -130,6 +170,7 @@ impl Sampled for Response {
             Self::Audit { checked: 10, broken_at: None, records: vec![audit()] },
             Self::Space(space()),
             Self::Scrub(scrub()),
+            Self::Cartridges(cartridges()),
         ]
     }
 }

@@ -12,7 +12,7 @@ use strongroom_protocol::{Generation, PointId, Role};
 
 use super::{Sampled, at, id, identity, name, pack, refusal};
 
-const KINDS: [RefusalKind; 9] = [
+const KINDS: [RefusalKind; 10] = [
     RefusalKind::Forbidden,
     RefusalKind::Unknown,
     RefusalKind::Stale,
@@ -22,6 +22,7 @@ const KINDS: [RefusalKind; 9] = [
     RefusalKind::Missing,
     RefusalKind::Cancelled,
     RefusalKind::Internal,
+    RefusalKind::Away,
 ];
 
 impl Sampled for Opening {

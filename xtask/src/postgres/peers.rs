@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::policy;
+use super::policy::policy;
 use super::server::Server;
 use crate::bench::{Cost, bytes_below, cpu_seconds, measured};
 use crate::kill::mib;
@@ -43,6 +44,9 @@ pub(crate) fn compare(server: &Server, exe: &Path, dir: &Path) -> Result<()> {
         rows.push(pgbackrest(server, "incr")?);
     }
     rows.push(restored(&sites, dir)?);
+    if backrest {
+        rows.push(returned(server)?);
+    }
     println!("\ncluster of {}", mib(bytes_below(&server.data)?));
     println!("{:<28} {:>8} {:>8} {:>12}", "", "time", "cpu", "bytes");
     for Row { what, cost, bytes } in rows {
@@ -88,22 +92,43 @@ fn restored(sites: &Sites, dir: &Path) -> Result<Row> {
 }
 
 fn pgbackrest(server: &Server, kind: &str) -> Result<Row> {
-    let repo = server.place.join("backrest");
-    let repo = format!("--repo1-path={}", repo.display());
-    let data = format!("--pg1-path={}", server.data.display());
-    let port = format!("--pg1-port={}", server.port);
-    let socket = format!("--pg1-socket-path={}", server.place.display());
-    let log = format!("--log-path={}", server.place.display());
-    let lock = format!("--lock-path={}", server.place.display());
-    let common = ["--stanza=lab", &repo, &data, &port, &socket, &log, &lock, "--start-fast"];
-    let program = "../../../../bin/pgbackrest";
     if kind == "full" {
-        measured(&mut server.program(&[&[program, "stanza-create"][..], &common[..7]].concat()))?;
+        measured(&mut backrest(server, "stanza-create", &server.data, &[]))?;
     }
     let kind_word = format!("--type={kind}");
-    let more = ["--no-archive-check", "--no-archive-copy", "--process-max=2"];
-    let words = [&[program, "backup", &kind_word][..], &common, &more].concat();
-    let cost = measured(&mut server.program(&words))?;
+    let more = ["--no-archive-check", "--start-fast", &kind_word];
+    let cost = measured(&mut backrest(server, "backup", &server.data, &more))?;
     let bytes = bytes_below(&server.place.join("backrest"))?;
     Ok(Row { what: format!("pgBackRest, {kind}"), cost, bytes })
+}
+
+/// What pgBackRest takes for its newest backup into an empty directory.
+fn returned(server: &Server) -> Result<Row> {
+    let to = server.place.join("returned");
+    let cost = measured(&mut backrest(server, "restore", &to, &["--type=none"]))?;
+    let bytes = bytes_below(&to)?;
+    fs::remove_dir_all(&to)?;
+    Ok(Row { what: "pgBackRest, restore".to_owned(), cost, bytes })
+}
+
+fn backrest(server: &Server, verb: &str, data: &Path, more: &[&str]) -> Command {
+    let place = server.place.display();
+    let mut words = vec![
+        "../../../../bin/pgbackrest".to_owned(),
+        verb.to_owned(),
+        "--stanza=lab".to_owned(),
+        format!("--repo1-path={place}/backrest"),
+        format!("--pg1-path={}", data.display()),
+        format!("--lock-path={place}"),
+        format!("--log-path={place}"),
+    ];
+    if verb != "restore" {
+        words.push(format!("--pg1-port={}", server.port));
+        words.push(format!("--pg1-socket-path={place}"));
+    }
+    if verb != "stanza-create" {
+        words.push("--process-max=2".to_owned());
+    }
+    words.extend(more.iter().map(|word| (*word).to_owned()));
+    server.program(&words.iter().map(String::as_str).collect::<Vec<_>>())
 }

@@ -60,6 +60,26 @@ impl Server {
         Ok(server)
     }
 
+    /// A standby of `primary`, following it by streaming.
+    pub(crate) fn follow(primary: &Self, place: &Path, port: u16) -> Result<Self> {
+        fs::create_dir_all(place)?;
+        if let Some((user, group)) = primary.owner {
+            chown(place, Some(user), Some(group))?;
+            fs::set_permissions(place, fs::Permissions::from_mode(0o755))?;
+        }
+        let (place, data) = (place.to_owned(), place.join("data"));
+        let server = Self { bin: primary.bin.clone(), owner: primary.owner, place, data, port };
+        let to = server.data.display().to_string();
+        must(&mut primary.client(&["pg_basebackup", "-c", "fast", "-R", "-D", &to]))?;
+        let config = server.data.join("postgresql.conf");
+        let text = fs::read_to_string(&config)?;
+        let own =
+            format!("port = {port}\nunix_socket_directories = '{}'\n", server.place.display());
+        fs::write(config, text + &own)?;
+        server.start()?;
+        Ok(server)
+    }
+
     /// A program as the user of the server.
     pub(crate) fn program(&self, words: &[&str]) -> Command {
         let (program, rest) = words.split_first().unwrap_or((&"false", &[]));

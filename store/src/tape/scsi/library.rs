@@ -14,7 +14,7 @@ use crate::tape::scsi::sg::Sg;
 use crate::tape::scsi::unit::{ScsiError, Unit};
 use crate::tape::scsi::{Element, ElementKind, LibraryAddress, ScsiDrive, Transport, UnitAddress};
 use crate::tape::virtual_drive::{Seat, Seats};
-use crate::tape::{Barcode, Drive, Slot, TapeError, TapeLibrary};
+use crate::tape::{Barcode, Drive, MailSlot, Slot, TapeError, TapeLibrary};
 
 /// How units are reached; another than the usual one injects faults.
 pub type Connect =
@@ -91,8 +91,13 @@ impl ScsiLibrary {
         let places = self.with_arm(&mut arm, map)?;
         let from = self.place_of(&places, barcode)?;
         self.refuse_seated(barcode)?;
-        let mail = empty(&places, ElementKind::ImportExport);
-        let mail = mail.ok_or_else(|| TapeError::SlotTaken { barcode: barcode.clone() })?;
+        let mail = empty(&places, ElementKind::ImportExport).ok_or_else(|| {
+            let barcode = barcode.clone();
+            match places.iter().any(|place| place.kind == ElementKind::ImportExport) {
+                true => TapeError::MailSlotsFull { barcode },
+                false => TapeError::NoMailSlot { barcode, slot: u32::from(from.address) },
+            }
+        })?;
         if let Some(bay) = self.bays.iter().find(|bay| bay.element == from.address) {
             ScsiDrive::eject(&mut reach(&self.connect, &bay.unit)?)?;
         }
@@ -294,6 +299,27 @@ impl TapeLibrary for ScsiLibrary {
         drop(drive);
         let places = self.with_arm(&mut arm, map)?;
         seat.map_or(Ok(()), |bay| self.clear(&mut arm, &places, bay))
+    }
+
+    fn drives(&self) -> usize {
+        self.bays.len()
+    }
+
+    fn mail(&self) -> Result<Vec<MailSlot>, TapeError> {
+        let places = self.elements()?.into_iter();
+        let mail = places.filter(|place| place.kind == ElementKind::ImportExport);
+        let full = mail.filter_map(|place| {
+            Some(MailSlot { slot: u32::from(place.address), barcode: place.barcode? })
+        });
+        Ok(full.collect())
+    }
+
+    fn export(&self, barcode: &Barcode) -> Result<u32, TapeError> {
+        Self::export(self, barcode).map(u32::from)
+    }
+
+    fn import(&self) -> Result<Vec<Barcode>, TapeError> {
+        Self::import(self)
     }
 }
 
