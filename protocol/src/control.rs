@@ -11,6 +11,7 @@ use crate::id::{
     WorkloadName,
 };
 use crate::lead::Lead;
+use crate::member::{MemberAnswer, MemberQuestion};
 use crate::opening::Refusal;
 use crate::time::Timestamp;
 
@@ -40,8 +41,10 @@ pub enum FromNode {
     Lead(Lead),
     /// Proxy that took over: lead again, in this term; answered by `Lead`.
     HandBack(Lead),
+    /// Answer to `Member`, with its number.
+    Member { number: u64, answer: MemberAnswer },
 }
-message!(FromNode, "node's message", 11);
+message!(FromNode, "node's message", 12);
 
 /// Coordinator to node. The order is the wire: append only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,8 +68,10 @@ pub enum ToNode {
     Lead(Lead),
     /// Proxy: the policy in force, to be kept for the day it has to lead.
     Policy { version: u64, file: String, toml: String },
+    /// Agent: what is this member of a cluster now? Answered by `Member`.
+    Member(Box<MemberQuestion>),
 }
-message!(ToNode, "message to node", 9);
+message!(ToNode, "message to node", 10);
 
 /// Kinds of work that this version knows.
 const WORK_KINDS: u32 = 9;
