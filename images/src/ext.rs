@@ -148,7 +148,7 @@ impl FileSystem for Ext {
         Ok(target)
     }
 
-    fn extended(&self, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Problem> {
+    fn extended(&self, node: NodeId) -> Result<crate::system::Extended, Problem> {
         extended::read(&self.blocks, &self.inode(node)?)
     }
 }

@@ -294,7 +294,7 @@ impl FileSystem for Fat {
         Err(Problem::NotA { node: link, wanted: "link" })
     }
 
-    fn extended(&self, _: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Problem> {
+    fn extended(&self, _: NodeId) -> Result<crate::system::Extended, Problem> {
         Ok(Vec::new())
     }
 }

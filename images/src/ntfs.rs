@@ -213,7 +213,7 @@ impl FileSystem for Ntfs {
         }
     }
 
-    fn extended(&self, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Problem> {
+    fn extended(&self, node: NodeId) -> Result<crate::system::Extended, Problem> {
         let file = self.table.file(node)?;
         let (_, _, security) = self.standard(&file)?;
         let (mut found, mut names, mut bytes) = (Vec::new(), Vec::new(), 0);

@@ -146,7 +146,7 @@ impl FileSystem for Xfs {
         link::target(self.volume.as_ref(), &self.geometry, &inode)
     }
 
-    fn extended(&self, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Problem> {
+    fn extended(&self, node: NodeId) -> Result<crate::system::Extended, Problem> {
         attributes::list(self.volume.as_ref(), &self.geometry, &self.inode(node)?)
     }
 }

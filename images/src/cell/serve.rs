@@ -40,6 +40,7 @@ impl Write for Socket {
 /// Becomes the process that reads an image: confines itself, and answers on standard input. To be
 /// called before there is any other thread.
 pub fn inhabit() -> ExitCode {
+    #[expect(clippy::disallowed_methods, reason = "a process that came to grief says no more")]
     std::panic::set_hook(Box::new(|_| std::process::exit(BROKEN)));
     let confined = walls::raise();
     let said = match &confined {

@@ -30,7 +30,7 @@ struct Found<'a> {
 }
 
 /// All of them.
-pub(super) fn read(blocks: &Blocks, inode: &Inode) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Problem> {
+pub(super) fn read(blocks: &Blocks, inode: &Inode) -> Result<crate::system::Extended, Problem> {
     let mut out = Vec::new();
     if let Some(area) = in_inode(inode) {
         collect(blocks, inode, area, area, &mut out)?;
