@@ -4,21 +4,26 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use strongroom_node::desk::{Task, Worker};
 use strongroom_node::home::Home;
 use strongroom_protocol::Clock;
 use strongroom_protocol::control::{Ending, RetryAdvice, Work};
+use strongroom_protocol::member::{MemberAnswer, MemberQuestion};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_store::cut::Blocks;
 
 use crate::assignment::Assignment;
-use crate::workload::apps;
+use crate::workload::apps::{self, Settings};
 use crate::{holder, hooks, protect, recover};
 
 /// Where hook windows are noted while they are open: gone with the power, as the
 /// application's quiet is.
 const JOURNAL_DIR: &str = "/run/strongroom";
+
+/// A member that was not seen in this time is not there; connecting to it may take 10 s.
+const LOOK_MAX: Duration = Duration::from_secs(15);
 
 /// An agent's hands.
 pub(crate) struct Hands {
@@ -98,6 +103,19 @@ impl Drop for StopFlag {
 }
 
 impl Worker for Hands {
+    async fn member(self: Arc<Self>, question: MemberQuestion) -> MemberAnswer {
+        let MemberQuestion { kind, settings, .. } = question;
+        let looking =
+            tokio::task::spawn_blocking(move || apps::member(kind, &Settings::new(settings)));
+        let refused = |kind, text: &str| MemberAnswer::Refused(Refusal::new(kind, text));
+        match tokio::time::timeout(LOOK_MAX, looking).await {
+            Ok(Ok(Ok(state))) => MemberAnswer::Is(state),
+            Ok(Ok(Err(refusal))) => MemberAnswer::Refused(refusal),
+            Ok(Err(_)) => refused(RefusalKind::Internal, "looking at it failed"),
+            Err(_) => refused(RefusalKind::Unavailable, "it does not answer its agent"),
+        }
+    }
+
     async fn perform(self: Arc<Self>, task: Task) -> Ending {
         match task.work.clone() {
             Work::Protect(work) => {

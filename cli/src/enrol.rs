@@ -87,8 +87,8 @@ impl EnrolError {
             Self::NoName => "choose one with --name",
             Self::OtherHome { .. } => "choose another directory",
             Self::OtherSite { .. } => {
-                "stop the agent and say --move, where the other site leads instead of its own or the \
-                 lead was given back; what it remembers of its last runs stays"
+                "stop the agent and say --move, where the other site leads now; what it remembers \
+                 of its last runs stays"
             }
             Self::ProxyWithoutHome { .. } => {
                 "`strongroom init` makes a proxy's home; the token makes it known"

@@ -159,6 +159,7 @@ pub(crate) struct Place {
 }
 
 /// What is meant: the disk itself, or something like any other.
+#[expect(clippy::large_enum_variant, reason = "a command has one of it")]
 pub(crate) enum Meant {
     Disk(Image),
     Place(Place),

@@ -43,7 +43,7 @@ fn the_exit_code_tells_whether_anything_is_owed() {
         sites.kill("coordinator");
         sites.start("coordinator");
         sites.wait("the coordinator", |sites| sites.run(&["status"]).status.success());
-        sites.connected();
+        sites.connected(2);
     }
     let file = dir.path().join("never.toml");
     std::fs::write(&file, policy("application")).unwrap();

@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 
-use lab::cluster::{SUMS, Scene, holder, make_for, recovered, sessions, signal};
+use lab::cluster::{SUMS, Scene, holder, recovered, sessions, signal};
 use strongroom_agent::workload::postgres::programs::OwnCluster;
 
 #[test]
@@ -183,18 +183,7 @@ fn log_that_a_slot_lost_is_said_and_no_stretch_is_made_of_it() {
 #[test]
 fn a_standby_is_protected_and_its_promotion_makes_no_point() {
     let scene = Scene::set(15_462);
-    let place = scene.dir.path().join("standby");
-    let data = place.join("data");
-    let standby = OwnCluster::over(&place, &data, 15_463).unwrap();
-    let to = data.display().to_string();
-    make_for(&scene.dir.path().join("space-standby"), &scene.cluster);
-    let moved = format!("{}={}-standby", scene.path("space"), scene.path("space"));
-    scene.cluster.run(&["pg_basebackup", "-D", &to, "-R", "-T", &moved, "-c", "fast"]).unwrap();
-    let standby = {
-        drop(standby);
-        scene.over(&to, 15_463)
-    };
-    standby.start().unwrap();
+    let standby = scene.standby(15_463);
     let load = scene.load(600);
     let host = format!("host = \"{}\"\nport = 15463", standby.place.display());
     let server = format!("host = \"{}\"\nport = 15462", scene.cluster.place.display());

@@ -8,9 +8,8 @@ mod lab;
 
 use std::fs;
 
-use lab::cluster::{SUMS, Scene, make_for, recovered, signal};
+use lab::cluster::{SUMS, Scene, recovered, signal};
 use lab::network::{is_streamed, slots};
-use strongroom_agent::workload::postgres::programs::OwnCluster;
 
 #[test]
 fn a_server_that_is_not_believed_or_lets_nobody_in_is_named() {
@@ -156,20 +155,30 @@ fn log_that_a_slot_lost_or_that_nobody_kept_is_said() {
 #[test]
 fn a_standby_is_streamed_and_its_promotion_makes_no_point_but_the_log_goes_on() {
     let scene = Scene::set(15_582);
-    let place = scene.dir.path().join("standby");
-    let data = place.join("data");
-    drop(OwnCluster::over(&place, &data, 15_583).unwrap());
-    let to = data.display().to_string();
-    make_for(&scene.dir.path().join("space-standby"), &scene.cluster);
-    let moved = format!("{}={}-standby", scene.path("space"), scene.path("space"));
-    scene.cluster.run(&["pg_basebackup", "-D", &to, "-R", "-T", &moved, "-c", "fast"]).unwrap();
-    let standby = scene.over(&to, 15_583);
-    standby.start().unwrap();
+    let standby = scene.standby(15_583);
     let load = scene.load(600);
     // By its socket: nobody listens in between, and no password is asked for.
     let host = format!("host = \"{}\"", standby.place.display());
     fs::write(scene.path("password"), "unused\n").unwrap();
     scene.right_password();
+    // Over the wire, too, a member that is not wanted is declined.
+    let only = |how: &str| {
+        scene.streamed(15_583, &host);
+        let policy = fs::read_to_string(scene.sites.dir.join("policy.toml")).unwrap();
+        let wire = "mode = \"wire\"\n";
+        scene.sites.apply(&policy.replacen(wire, &format!("{wire}{how}\n"), 1));
+        scene.refused("db")
+    };
+    let said = only("prefer = \"primary\"");
+    assert!(said.contains("it is a standby, and the policy wants the primary"), "{said}");
+    standby.ask("SELECT pg_wal_replay_pause()").unwrap();
+    scene.sites.wait("a standby that is behind", |_| {
+        let age = "SELECT clock_timestamp() - pg_last_xact_replay_timestamp() > '2s'";
+        standby.ask(age).unwrap() == "t"
+    });
+    let said = only("prefer = \"standby-only\"\nmax_lag = \"1s\"");
+    assert!(said.contains("s behind, 1 s at most"), "{said}");
+    standby.ask("SELECT pg_wal_replay_resume()").unwrap();
     scene.streamed(15_583, &host);
     scene.sites.protect("log");
     scene.sites.protect("db");

@@ -10,9 +10,9 @@ use strongroom_store::cut::Blocks;
 
 use crate::catalog::PointFilter;
 use crate::foreman::RecoverOrder;
-use crate::job::{Job, Task};
+use crate::job::{Chosen, Job, Task};
 use crate::jobs::IngestPlan;
-use crate::policy::{self, AppSource, Source};
+use crate::policy::{self, AppSource, Members, Source};
 use crate::site::Site;
 
 fn unavailable(error: &dyn std::error::Error) -> Refusal {
@@ -26,7 +26,7 @@ pub(crate) fn work(
     order: Option<&RecoverOrder>,
 ) -> Result<(Work, Option<WorkloadId>), Refusal> {
     match job.task() {
-        Task::Protect { workload, point, .. } => protect(site, workload, *point),
+        Task::Protect { workload, point, .. } => protect(site, workload, *point, job.chosen()),
         Task::Recover { point, target, select, .. } => {
             let work = RecoverWork {
                 point: *point,
@@ -44,6 +44,7 @@ fn protect(
     site: &Site,
     name: &WorkloadName,
     point: PointId,
+    chosen: Option<&Chosen>,
 ) -> Result<(Work, Option<WorkloadId>), Refusal> {
     let in_force = site.in_force();
     let declared = in_force.declared.workloads.get(name).ok_or_else(|| {
@@ -66,7 +67,10 @@ fn protect(
             point,
             previous,
             kind: *kind,
-            settings: settings.clone(),
+            settings: match &declared.members {
+                Some(members) => of_member(members, chosen)?,
+                None => settings.clone(),
+            },
             blocks: sizes,
             policy,
             policy_version,
@@ -91,6 +95,21 @@ fn protect(
         }
     };
     Ok((work, Some(workload)))
+}
+
+/// What the member that was chosen is told: to make the point only in the role in which it was
+/// chosen, and only of the cluster that the points are of.
+fn of_member(members: &Members, chosen: Option<&Chosen>) -> Result<Vec<(String, String)>, Refusal> {
+    let member = |chosen: &Chosen| members.of.iter().find(|of| of.name == chosen.member);
+    let Some((chosen, member)) = chosen.and_then(|chosen| Some((chosen, member(chosen)?))) else {
+        let text = "the member that was chosen is declared no more";
+        return Err(Refusal::new(RefusalKind::Unknown, text));
+    };
+    let mut settings = member.settings.clone();
+    settings.retain(|(key, _)| key != "prefer");
+    settings.push(("prefer".to_owned(), chosen.role.to_owned()));
+    settings.push(("cluster".to_owned(), chosen.cluster.clone()));
+    Ok(settings)
 }
 
 fn files_source(files: &policy::FilesSource) -> FilesSource {
@@ -141,6 +160,7 @@ pub(crate) fn ingest_plan(
         workload,
         name: name.clone(),
         agent: agent.clone(),
+        member: job.chosen().map(|of| format!("made from member {}: {}", of.member, of.why)),
         policy: policy.clone(),
         policy_version: *policy_version,
         previous: newest(site, name)?,

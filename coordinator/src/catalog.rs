@@ -41,6 +41,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("catalog/schema.sql"),
     include_str!("catalog/schema2.sql"),
     include_str!("catalog/schema3.sql"),
+    include_str!("catalog/schema4.sql"),
 ];
 /// How long a second process that looks into the file may hold it.
 const BUSY_WAIT: Duration = Duration::from_secs(10);

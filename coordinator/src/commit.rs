@@ -130,7 +130,10 @@ fn manifest(site: &Site, plan: &IngestPlan, received: &Received) -> Result<Manif
         key_epoch,
         reader_version_min: reader_version_min(key_epoch),
     };
+    let said = plan.member.iter().cloned().chain(Some(draft.hooks.clone()));
+    let said: Vec<String> = said.filter(|said| !said.is_empty()).collect();
     let body = Body {
+        hooks: said.join("; "),
         workload_name: plan.name.clone(),
         agent: plan.agent.clone(),
         policy: plan.policy.clone(),

@@ -304,9 +304,13 @@ impl Foreman {
             }
             FromNode::Lead(said) => lead::hear(&self.site, &from, &said),
             FromNode::HandBack(next) => lead::handed_back(&self.site, &from, &next),
+            FromNode::Member { number, answer } if is_agent => {
+                self.jobs.answered(&node, number, answer);
+            }
             FromNode::Expired { .. }
             | FromNode::Hello { .. }
             | FromNode::Lost { .. }
+            | FromNode::Member { .. }
             | FromNode::Proven(_)
             | FromNode::Renew { .. }
             | FromNode::Scrubbed(_)

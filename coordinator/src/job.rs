@@ -17,7 +17,7 @@ use strongroom_protocol::{
 };
 
 pub use apply::Illegal;
-pub use event::{Cause, Event, FailClass, Outcome, Output, RetryAdvice, WaitReason};
+pub use event::{Cause, Chosen, Event, FailClass, Outcome, Output, RetryAdvice, WaitReason};
 pub use retry::RetryPolicy;
 
 /// One step of a saga. The order is the journal's: append only.
@@ -282,6 +282,7 @@ pub struct Job {
     residue: Vec<(Step, Cause)>,
     cancel_by: Option<String>,
     last_cause: Option<Cause>,
+    chosen: Option<Chosen>,
 }
 
 impl Job {
@@ -333,6 +334,11 @@ impl Job {
     /// The last failure, if any.
     pub const fn last_cause(&self) -> Option<&Cause> {
         self.last_cause.as_ref()
+    }
+
+    /// The member of a cluster that was chosen last.
+    pub const fn chosen(&self) -> Option<&Chosen> {
+        self.chosen.as_ref()
     }
 
     /// The outcome, once it is over.

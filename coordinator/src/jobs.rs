@@ -3,6 +3,7 @@
 //! assigns, commits, and sees to it that what an agent left behind counts as undone only
 //! once the agent said so or came back without it.
 
+mod choosing;
 mod orders;
 mod reports;
 
@@ -22,6 +23,7 @@ use crate::job::{
 };
 use crate::site::Site;
 
+use choosing::Round;
 pub(crate) use reports::Report;
 
 /// What an ingest stream is for.
@@ -32,6 +34,8 @@ pub(crate) struct IngestPlan {
     pub(crate) workload: WorkloadId,
     pub(crate) name: WorkloadName,
     pub(crate) agent: NodeName,
+    /// Which member of a cluster, and why that one.
+    pub(crate) member: Option<String>,
     pub(crate) policy: strongroom_protocol::PolicyName,
     pub(crate) policy_version: u64,
     pub(crate) previous: Option<PointId>,
@@ -48,6 +52,8 @@ struct Live {
     streaming: Option<Generation>,
     recover: Option<RecoverOrder>,
     workload: Option<WorkloadId>,
+    /// Which member of a cluster is asked, tried, or away.
+    round: Round,
 }
 
 /// Every job that is not over.
@@ -58,11 +64,14 @@ pub(crate) struct Jobs {
     deferred: VecDeque<Report>,
     /// Whether the journal failed since this was last looked at.
     journal_failed: bool,
+    /// Questions to members so far.
+    asked: u64,
 }
 
 impl Jobs {
     pub(crate) const fn new(site: Arc<Site>) -> Self {
-        Self { site, live: BTreeMap::new(), deferred: VecDeque::new(), journal_failed: false }
+        let deferred = VecDeque::new();
+        Self { site, live: BTreeMap::new(), deferred, journal_failed: false, asked: 0 }
     }
 
     /// Takes up what an earlier run left; steps in the middle are settled when the node comes.
@@ -89,7 +98,8 @@ impl Jobs {
     }
 
     fn keep(&mut self, job: Job, recover: Option<RecoverOrder>) {
-        let live = Live { job, early: None, streaming: None, recover, workload: None };
+        let (workload, round) = (None, Round::default());
+        let live = Live { job, early: None, streaming: None, recover, workload, round };
         self.live.insert(live.job.id(), live);
     }
 
@@ -109,6 +119,7 @@ impl Jobs {
                 Next::Wait(WaitReason::AgentAway { node }) => {
                     self.site.sessions.agent(&node).is_some()
                 }
+                Next::Wait(WaitReason::NoMember { .. }) => live.round.is_due(now),
                 Next::Wait(_) => false,
                 Next::Run(Step::Assign) | Next::Finished(_) => true,
                 Next::Run(_) | Next::Undo(_) => false,
@@ -118,6 +129,7 @@ impl Jobs {
         for job in due {
             self.advance(job);
         }
+        self.pass_on_what_is_away(now);
     }
 
     /// A node is here. What it no longer works on, it lost.
@@ -199,6 +211,7 @@ impl Jobs {
             {
                 self.assign(job);
             }
+            Next::Wait(WaitReason::NoMember { .. }) => self.assign(job),
             Next::Finished(outcome) => {
                 if !self.event(job, Event::Finished(outcome)) {
                     return;
@@ -215,10 +228,17 @@ impl Jobs {
     }
 
     fn assign(&mut self, job: JobId) {
+        if !self.is_settled(job) {
+            return self.choose(job);
+        }
         let Some(live) = self.live.get(&job) else { return };
         let node = live.job.task().node().clone();
         if self.site.sessions.agent(&node).is_none() {
+            if self.is_unsettled(job) {
+                return;
+            }
             let away = WaitReason::AgentAway { node };
+            let Some(live) = self.live.get(&job) else { return };
             if live.job.next() != Next::Wait(away.clone()) {
                 self.event(job, Event::Waiting(away));
             }
@@ -235,18 +255,15 @@ impl Jobs {
                 }
                 work
             }
-            Err(refusal) => {
-                self.event(job, Event::Started(Step::Assign));
-                let (class, retry) = (FailClass::Refused, RetryAdvice::Pointless);
-                let text = refusal.to_string();
-                self.event(job, Event::Failed(Step::Assign, Cause { class, text, retry }));
-                self.nothing_left(job);
-                return self.advance(job);
-            }
+            Err(refusal) => return self.give_up(job, refusal.to_string()),
         };
         let Some(generation) = self.live.get(&job).map(|live| live.job.generation().next()) else {
             return;
         };
+        if let Some(live) = self.live.get_mut(&job) {
+            // A member is chosen anew for every attempt.
+            live.round.settled = false;
+        }
         // Not a word to the node before the journal has it.
         let written = self.event(job, Event::Reassigned(generation))
             && self.event(job, Event::Started(Step::Assign));
@@ -260,6 +277,15 @@ impl Jobs {
         } else {
             self.lose(job, FailClass::NodeLost, "the node does not keep up");
         }
+    }
+
+    /// No node is to be ordered, now or later.
+    fn give_up(&mut self, job: JobId, text: String) {
+        self.event(job, Event::Started(Step::Assign));
+        let (class, retry) = (FailClass::Refused, RetryAdvice::Pointless);
+        self.event(job, Event::Failed(Step::Assign, Cause { class, text, retry }));
+        self.nothing_left(job);
+        self.advance(job);
     }
 
     /// Whether an earlier attempt's point is there: its commit outlived what ordered it.

@@ -3,6 +3,7 @@
 
 pub mod catalog;
 pub mod job;
+pub mod members;
 pub mod policy;
 pub mod retention;
 pub mod schedule;

@@ -9,6 +9,7 @@ mod reach;
 mod read;
 mod read_app;
 mod read_copy;
+mod read_members;
 mod read_workload;
 mod sheet;
 mod text;
@@ -194,9 +195,77 @@ impl CopyKind {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Workload {
     pub name: WorkloadName,
+    /// Of a cluster: that of its first member.
     pub agent: NodeName,
     pub policy: PolicyName,
     pub source: Source,
+    /// Of a cluster whose member is chosen at each run.
+    pub members: Option<Members>,
+}
+
+impl Workload {
+    /// What it is pointed at, in a word or two.
+    pub fn place(&self) -> String {
+        match &self.members {
+            None => self.source.place(),
+            Some(members) => {
+                let names: Vec<&str> = members.of.iter().map(|of| of.name.as_str()).collect();
+                format!("members {}", names.join(", "))
+            }
+        }
+    }
+
+    /// The agents that may be ordered to protect it.
+    pub fn agents(&self) -> Vec<&NodeName> {
+        match &self.members {
+            None => vec![&self.agent],
+            Some(members) => {
+                let mut agents: Vec<&NodeName> = members.of.iter().map(|of| &of.agent).collect();
+                agents.sort();
+                agents.dedup();
+                agents
+            }
+        }
+    }
+}
+
+/// The members of a cluster, in the order in which they are wanted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Members {
+    pub prefer: Prefer,
+    /// How far a standby may be behind.
+    pub lag_seconds_max: Option<u64>,
+    pub of: Vec<Member>,
+}
+
+/// A member of a cluster, and the agent beside it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    pub name: NodeName,
+    pub agent: NodeName,
+    /// As [`AppSource::settings`], with those of the whole cluster among them.
+    pub settings: Vec<(String, String)>,
+}
+
+/// Which member of a cluster is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Prefer {
+    Any,
+    PreferStandby,
+    Primary,
+    StandbyOnly,
+}
+
+impl Prefer {
+    /// The word in the policy file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::PreferStandby => "prefer-standby",
+            Self::Primary => "primary",
+            Self::StandbyOnly => "standby-only",
+        }
+    }
 }
 
 /// What a workload reads.

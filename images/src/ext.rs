@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::ext::block::Blocks;
 use crate::ext::inode::Inode;
 use crate::ext::superblock::Superblock;
-use crate::system::{Attributes, Extended, FileSystem, Kind, Named, NodeId, Problem};
+use crate::system::{Attributes, FileSystem, Kind, Named, NodeId, Problem};
 use crate::volume::Volume;
 
 /// The inode of the directory at the top.
@@ -148,7 +148,7 @@ impl FileSystem for Ext {
         Ok(target)
     }
 
-    fn extended(&self, node: NodeId) -> Result<Extended, Problem> {
+    fn extended(&self, node: NodeId) -> Result<crate::system::Extended, Problem> {
         extended::read(&self.blocks, &self.inode(node)?)
     }
 }

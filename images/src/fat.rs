@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::bytes::{array, label, u8_at, u16_at, u32_at};
 use crate::fat::names::{Long, short_name, unix_nanoseconds};
 use crate::fat::table::{Allocation, Width};
-use crate::system::{Attributes, Extended, FileSystem, Kind, Named, NodeId, Problem};
+use crate::system::{Attributes, FileSystem, Kind, Named, NodeId, Problem};
 use crate::volume::Volume;
 
 const ENTRY_BYTES: u64 = 32;
@@ -294,7 +294,7 @@ impl FileSystem for Fat {
         Err(Problem::NotA { node: link, wanted: "link" })
     }
 
-    fn extended(&self, _: NodeId) -> Result<Extended, Problem> {
+    fn extended(&self, _: NodeId) -> Result<crate::system::Extended, Problem> {
         Ok(Vec::new())
     }
 }

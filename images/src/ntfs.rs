@@ -24,7 +24,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::raw::Raw;
-use crate::system::{Attributes, Extended, FileSystem, Kind, Named, NodeId, Problem};
+use crate::system::{Attributes, FileSystem, Kind, Named, NodeId, Problem};
 use crate::volume::Volume;
 
 use self::boot::Boot;
@@ -213,7 +213,7 @@ impl FileSystem for Ntfs {
         }
     }
 
-    fn extended(&self, node: NodeId) -> Result<Extended, Problem> {
+    fn extended(&self, node: NodeId) -> Result<crate::system::Extended, Problem> {
         let file = self.table.file(node)?;
         let (_, _, security) = self.standard(&file)?;
         let (mut found, mut names, mut bytes) = (Vec::new(), Vec::new(), 0);

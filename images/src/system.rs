@@ -48,6 +48,9 @@ pub struct Attributes {
     pub dos: Option<u32>,
 }
 
+/// Extended attributes by their full names.
+pub type Extended = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A name in a directory. Names are bytes as they lie, but for UTF-16 on disk, which is given as
 /// WTF-8. Never empty, `.` or `..`, and without `/` and NUL: others are a [`Problem`].
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -14,7 +14,7 @@ mod log;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::system::{Attributes, Extended, FileSystem, Kind, Named, NodeId, Problem};
+use crate::system::{Attributes, FileSystem, Kind, Named, NodeId, Problem};
 use crate::volume::Volume;
 
 use self::extents::Map;
@@ -146,7 +146,7 @@ impl FileSystem for Xfs {
         link::target(self.volume.as_ref(), &self.geometry, &inode)
     }
 
-    fn extended(&self, node: NodeId) -> Result<Extended, Problem> {
+    fn extended(&self, node: NodeId) -> Result<crate::system::Extended, Problem> {
         attributes::list(self.volume.as_ref(), &self.geometry, &self.inode(node)?)
     }
 }

@@ -41,13 +41,15 @@ fn mount(image: &Path, folder: &Path, options: &str) -> Served {
     let options = format!("no_detach,compression,big_writes,{options}");
     let mut command = Command::new("ntfs-3g");
     command.args(["-o", &options]).arg(image).arg(&place);
-    let server = command.stderr(Stdio::null()).spawn().unwrap();
+    let mut server = command.stderr(Stdio::null()).spawn().unwrap();
     for _ in 0..2000 {
         if fs::metadata(&place).is_ok_and(|meta| meta.dev() != below) {
             return Served { place: Mounted(place), server };
         }
         thread::sleep(Duration::from_millis(10));
     }
+    drop(server.kill());
+    drop(server.wait());
     panic!("{command:?} does not mount");
 }
 

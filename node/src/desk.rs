@@ -6,12 +6,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use strongroom_protocol::control::{Ending, FromNode, Progress, StepNews, ToNode, Work};
+use strongroom_protocol::member::{MemberAnswer, MemberQuestion};
+use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Generation, JobId, PointId, Timestamp};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::uplink::Uplink;
+
+/// Members being looked at; each holds a session with a server.
+const LOOKS_MAX: usize = 16;
 
 /// One assignment, with the way to report.
 #[derive(Clone)]
@@ -52,6 +57,15 @@ pub trait Worker: Send + Sync + 'static {
     fn policy(&self, version: u64, file: String, _toml: String) {
         tracing::debug!(version, file, "this node keeps no policy");
     }
+
+    /// Looks what a member of a cluster is now.
+    fn member(
+        self: Arc<Self>,
+        question: MemberQuestion,
+    ) -> impl Future<Output = MemberAnswer> + Send {
+        let text = format!("no member of {} is looked at here", question.kind.as_str());
+        std::future::ready(MemberAnswer::Refused(Refusal::new(RefusalKind::Invalid, text)))
+    }
 }
 
 struct Live {
@@ -81,7 +95,9 @@ impl Desk {
         mut heard: mpsc::Receiver<ToNode>,
         stop: CancellationToken,
     ) {
+        let mut looks = JoinSet::new();
         while let Some(Some(message)) = stop.run_until_cancelled(heard.recv()).await {
+            while looks.try_join_next().is_some() {}
             match message {
                 ToNode::Assign { job, generation, work } => {
                     let cancelled = CancellationToken::new();
@@ -90,6 +106,20 @@ impl Desk {
                     self.take(&worker, task);
                 }
                 ToNode::Cancel { job } => self.cancel(job),
+                ToNode::Member(question) if looks.len() < LOOKS_MAX => {
+                    let (worker, uplink) = (Arc::clone(&worker), uplink.clone());
+                    looks.spawn(async move {
+                        let number = question.number;
+                        let answer = worker.member(*question).await;
+                        uplink.say(FromNode::Member { number, answer }).await;
+                    });
+                }
+                ToNode::Member(question) => {
+                    let text = format!("{LOOKS_MAX} members are being looked at already");
+                    let refusal = Refusal::new(RefusalKind::Unavailable, text);
+                    let (number, answer) = (question.number, MemberAnswer::Refused(refusal));
+                    uplink.say(FromNode::Member { number, answer }).await;
+                }
                 ToNode::ProofNoted { point, at } => worker.proof_noted(point, at),
                 ToNode::Refused(refusal) => tracing::warn!(%refusal, "refused"),
                 ToNode::Policy { version, file, toml } => worker.policy(version, file, toml),

@@ -108,7 +108,8 @@ pub async fn reseed(
     let healed = asking.healed;
     let held = repo.clone();
     let settled = blocking(move || held.barrier()).await;
-    outcome.and(settled.map_err(|why| HealError::Store { why }))?;
+    outcome?;
+    settled.map_err(|why| HealError::Store { why })?;
     Ok((healed, offered.into_iter().map(|(_, point)| point).collect()))
 }
 

@@ -1,6 +1,5 @@
-//! The long conversation between a node and its coordinator: who is here, what is to be
-//! done, how it goes. A node that reconnects says what it is still doing; an assignment of an
-//! older generation is dropped by whoever holds it.
+//! The long conversation between a node and its coordinator: who is here, what is to be done, how
+//! it goes. A node that reconnects says what it still does; older generations are dropped.
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -11,6 +10,7 @@ use crate::id::{
     WorkloadName,
 };
 use crate::lead::Lead;
+use crate::member::{MemberAnswer, MemberQuestion};
 use crate::opening::Refusal;
 use crate::time::Timestamp;
 
@@ -33,15 +33,16 @@ pub enum FromNode {
     Lost { job: JobId, generation: Generation, points: Vec<(PointId, String)> },
     /// What scrubbing met at the proxy since it was last told.
     Scrubbed(ScrubNews),
-    /// What came of starting an application from a copy at the proxy's site; said again until
-    /// `ProofNoted` answers it.
+    /// What came of starting an application from a copy there; repeated until `ProofNoted`.
     Proven(ProofNews),
     /// The highest term this node knows, where it is not the first.
     Lead(Lead),
     /// Proxy that took over: lead again, in this term; answered by `Lead`.
     HandBack(Lead),
+    /// Answer to `Member`, with its number.
+    Member { number: u64, answer: MemberAnswer },
 }
-message!(FromNode, "node's message", 11);
+message!(FromNode, "node's message", 12);
 
 /// Coordinator to node. The order is the wire: append only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,21 +59,21 @@ pub enum ToNode {
     Revoked { revoked: Vec<(Identity, Timestamp)> },
     /// The request was refused.
     Refused(Refusal),
-    /// The proof of this point that was made then is on record, or is of no use: it need not be
-    /// told again.
+    /// The proof of this point that was made then is on record or of no use: not to be told again.
     ProofNoted { point: PointId, at: Timestamp },
     /// Who leads, as this coordinator knows it: after `Welcome`, and when that changes.
     Lead(Lead),
     /// Proxy: the policy in force, to be kept for the day it has to lead.
     Policy { version: u64, file: String, toml: String },
+    /// Agent: what is this member of a cluster now? Answered by `Member`.
+    Member(Box<MemberQuestion>),
 }
-message!(ToNode, "message to node", 9);
+message!(ToNode, "message to node", 10);
 
 /// Kinds of work that this version knows.
 const WORK_KINDS: u32 = 9;
 
-/// The assignment in a header of [`ToNode`] whose kind of work this version does not know: who
-/// receives it can still say that it will not be done.
+/// The assignment in a header of [`ToNode`] whose kind of work is not known: it can be declined.
 pub fn unknown_work(header: &[u8]) -> Option<(JobId, Generation)> {
     const ASSIGN: u32 = 1;
     let read = postcard::take_from_bytes::<(u32, JobId, Generation, u32)>(header);
@@ -80,8 +81,7 @@ pub fn unknown_work(header: &[u8]) -> Option<(JobId, Generation)> {
     (message == ASSIGN && work >= WORK_KINDS).then_some((job, generation))
 }
 
-/// What a node needs to know of its site. Agents get the keys to name and cut, never the
-/// vault key.
+/// What a node needs to know of its site; agents get keys to name and cut, never the vault key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     pub repo: RepoId,

@@ -12,6 +12,7 @@ pub mod frame;
 pub mod id;
 pub mod lead;
 pub mod link;
+pub mod member;
 pub mod opening;
 pub mod time;
 

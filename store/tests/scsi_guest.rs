@@ -1,7 +1,8 @@
 //! `SG_IO` proven where it is meant for: this test carries itself into a guest whose Linux has
 //! its own sg, st and ch drivers on the drives and the arm of tgt, and runs there what the
 //! driver is for. Blocks go both ways between it and the kernel's tape driver.
-#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a test may stop, and a guest speaks")]
+#![allow(clippy::print_stdout, reason = "a guest speaks")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may stop")]
 
 mod media_kit;
 mod scsi_kit;

@@ -42,15 +42,12 @@ pub struct Running {
 }
 
 impl Running {
-    pub(crate) fn start<F>(
-        stop: CancellationToken,
-        run: impl FnOnce(CancellationToken) -> F,
-    ) -> Self
+    pub(crate) fn start<F>(run: impl FnOnce(CancellationToken) -> F) -> Self
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
-        let task = tokio::task::spawn(run(stop.clone()));
-        Self { stop, task }
+        let stop = CancellationToken::new();
+        Self { task: tokio::task::spawn(run(stop.clone())), stop }
     }
 
     /// Stops it in order.
@@ -210,8 +207,8 @@ impl TwoSites {
         await_free(self.coordinator_at);
         let home = Home::open_as(&self.home("coordinator"), Role::Coordinator)?;
         let coordinator = Coordinator::open(home, Arc::clone(&self.clock))?;
-        let stop = CancellationToken::new();
-        Ok(Running::start(stop, |stop| async move { Ok(coordinator.run(stop).await?) }))
+        let run = |stop| async move { Ok(coordinator.run(stop).await?) };
+        Ok(Running::start(run))
     }
 
     /// Starts the proxy.
@@ -219,7 +216,7 @@ impl TwoSites {
         await_free(self.proxy_at);
         let home = Home::open_as(&self.home("proxy"), Role::Proxy)?;
         let proxy = Proxy::open(home, Arc::clone(&self.clock))?;
-        Ok(Running::start(CancellationToken::new(), |stop| async move {
+        Ok(Running::start(|stop| async move {
             proxy.run(stop).await;
             Ok(())
         }))
@@ -228,9 +225,9 @@ impl TwoSites {
     /// Starts an agent that was enrolled.
     pub fn start_agent(&self, agent: &str) -> anyhow::Result<Running> {
         let home = Home::open_as(&self.home(agent), Role::Agent)?;
-        let (stop, clock) = (CancellationToken::new(), Arc::clone(&self.clock));
+        let clock = Arc::clone(&self.clock);
         let run = |stop| async move { Ok(strongroom_agent::run(home, clock, stop).await?) };
-        Ok(Running::start(stop, run))
+        Ok(Running::start(run))
     }
 
     /// A token for a node, asked of the coordinator as an operator does.

@@ -1,6 +1,8 @@
 //! What a takeover needs beside two sites: a second site that is a proxy or a coordinator in turn
 //! as its home says, persons at a site, and agents that move.
 
+#![allow(clippy::expect_used, reason = "a test that cannot go on fails")]
+
 use std::sync::Arc;
 
 use anyhow::bail;
@@ -15,7 +17,6 @@ use strongroom_protocol::admin::{JobRow, Request, Response};
 use strongroom_protocol::lead::{LeadOrder, LeadReport};
 use strongroom_protocol::{Identity, Role, SiteName};
 use strongroom_proxy::Proxy;
-use tokio_util::sync::CancellationToken;
 
 use crate::site::{Running, TwoSites, name};
 
@@ -23,16 +24,14 @@ impl TwoSites {
     /// Starts the second site as what its home says, and goes on as what it says then.
     pub fn start_second(&self) -> anyhow::Result<Running> {
         let (dir, clock, at) = (self.home("proxy"), Arc::clone(&self.clock), self.proxy_at);
-        Ok(Running::start(CancellationToken::new(), |stop| async move {
+        Ok(Running::start(|stop| async move {
             while !stop.is_cancelled() {
                 until_free(at).await;
                 let (home, clock) = (Home::open_as(&dir, Role::Proxy)?, Arc::clone(&clock));
                 if LeadBook::open(&home)?.standing() == Standing::Follows {
                     Proxy::open(home, clock)?.run(stop.clone()).await;
                 } else {
-                    let coordinator = Coordinator::open(home, clock)
-                        .inspect_err(|error| eprintln!("not opened: {error:?}"))?;
-                    coordinator.run(stop.clone()).await?;
+                    Coordinator::open(home, clock)?.run(stop.clone()).await?;
                 }
             }
             Ok(())

@@ -32,7 +32,6 @@ fn written(name: &str, folder: &Path, lighten: fn(&mut [u8])) {
     let mut image = fs::read(folder.join("image")).unwrap();
     lighten(&mut image);
     let packed = pack_image(&image).unwrap();
-    println!("{name}: {} bytes", packed.len());
     assert!(packed.len() < PACKED_BYTES_MAX, "{name}: {} bytes", packed.len());
     let place = source::root().join("tests/fuzz/images").join(format!("{name}.zst"));
     fs::write(place, packed).unwrap();

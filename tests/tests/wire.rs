@@ -21,7 +21,7 @@ use strongroom_tests::samples::{Sampled, Visitor, variant_of, visit_all};
 use strongroom_tests::{fuzzing, source};
 
 /// The files whose code is the wire.
-const WIRE: [&str; 10] = [
+const WIRE: [&str; 11] = [
     "admin",
     "admin/cartridges",
     "admin/reports",
@@ -31,6 +31,7 @@ const WIRE: [&str; 10] = [
     "enrol",
     "frame",
     "lead",
+    "member",
     "opening",
 ];
 

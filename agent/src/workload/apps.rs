@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde_json::Value;
 use strongroom_protocol::JobId;
 use strongroom_protocol::control::AppKind;
-use strongroom_protocol::opening::Refusal;
+use strongroom_protocol::member::MemberState;
+use strongroom_protocol::opening::{Refusal, RefusalKind};
 
 use crate::holder::Holding;
 use crate::orders::Hands;
@@ -85,6 +86,20 @@ pub fn held(what: &str, about: &Value) -> Option<Result<Box<dyn Holding>, String
     match what {
         vm::guest::GUEST_AGENT => Some(vm::guest::holding(about)),
         what => postgres::held(what, about).or_else(|| mariadb::held(what, about)),
+    }
+}
+
+/// What a member of a cluster is now.
+pub(crate) fn member(kind: AppKind, settings: &Settings) -> Result<MemberState, Refusal> {
+    match kind {
+        AppKind::Postgres => {
+            let seen = Cluster::read(settings).and_then(|cluster| postgres::member::look(&cluster));
+            seen.map_err(|error| refusal::<PgWorkload>(&error))
+        }
+        AppKind::Directory | AppKind::Mariadb | AppKind::Vm | AppKind::Vsphere => {
+            let text = format!("a workload of kind {:?} has no members", kind.as_str());
+            Err(Refusal::new(RefusalKind::Invalid, text))
+        }
     }
 }
 

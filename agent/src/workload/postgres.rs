@@ -8,6 +8,7 @@ pub mod about;
 pub mod error;
 pub mod log;
 pub mod lsn;
+pub mod member;
 pub mod page;
 pub mod programs;
 pub mod settings;
@@ -123,6 +124,8 @@ impl Workload for PgWorkload {
     fn view(&self) -> Result<PgView, PgError> {
         let began = self.clock.now().unix_ms() / 1000;
         let (holder, started) = self.hold()?;
+        // It may have been promoted since it was looked at.
+        has_the_role(&self.cluster, &started.server)?;
         let data = data_of(&self.cluster, &started.server)?;
         // Tablespaces elsewhere are not in the snapshot: then all is read live.
         let snapshot = match started.server.tablespaces.is_empty() {
@@ -236,37 +239,45 @@ fn data_of(cluster: &Cluster, server: &Server) -> Result<PathBuf, PgError> {
 fn fits(cluster: &Cluster, server: &Server, client: &mut Client) -> Result<(), PgError> {
     let member = |why: String| Err(PgError::Member { why });
     let query = |what| move |source| PgError::Query { what, source };
-    match (cluster.prefer, server.in_recovery) {
-        (Prefer::Primary, true) => {
-            return member("it is a standby, and the policy wants the primary".to_owned());
+    has_the_role(cluster, server)?;
+    if (cluster.prefer, server.in_recovery) == (Prefer::PreferStandby, false) {
+        let standbys = "SELECT application_name FROM pg_stat_replication \
+             WHERE application_name NOT IN ('pg_basebackup', 'pg_receivewal', 'strongroom') \
+             LIMIT 1";
+        let found = client.query_opt(standbys, &[]).map_err(query("list its standbys"))?;
+        if let Some(row) = found {
+            let name: String = row.get(0);
+            return member(format!("it is the primary, and standby {name} is there"));
         }
-        (Prefer::StandbyOnly, false) => {
-            return member("it is the primary, and the policy wants a standby".to_owned());
-        }
-        (Prefer::PreferStandby, false) => {
-            let standbys = "SELECT application_name FROM pg_stat_replication \
-                 WHERE application_name NOT IN ('pg_basebackup', 'pg_receivewal', 'strongroom') \
-                 LIMIT 1";
-            let found = client.query_opt(standbys, &[]).map_err(query("list its standbys"))?;
-            if let Some(row) = found {
-                let name: String = row.get(0);
-                return member(format!("it is the primary, and standby {name} is there"));
-            }
-        }
-        _ => {}
     }
     let Some(most) = cluster.lag_max.filter(|_| server.in_recovery) else { return Ok(()) };
-    let lag = "SELECT CASE WHEN EXISTS (SELECT FROM pg_stat_wal_receiver) \
-         AND pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 \
-         ELSE coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), \
-         1e9) END::float8";
-    let row = client.query_one(lag, &[]).map_err(query("say how far behind it is"))?;
-    let behind: f64 = row.get(0);
-    if behind > most.as_secs_f64() {
-        let most = most.as_secs();
-        return member(format!("this standby is {behind:.0} s behind, {most} s at most"));
+    let most = most.as_secs();
+    match member::behind(client)? {
+        Some(behind) if behind.as_secs_f64() <= most as f64 => Ok(()),
+        Some(behind) => {
+            let behind = behind.as_secs();
+            member(format!("this standby is {behind} s behind, {most} s at most"))
+        }
+        None => member(format!("this standby cannot tell how far it is behind, {most} s at most")),
     }
-    Ok(())
+}
+
+/// Whether it is of the cluster of the points there are, in the role that the policy wants.
+fn has_the_role(cluster: &Cluster, server: &Server) -> Result<(), PgError> {
+    let member = |why: String| Err(PgError::Member { why });
+    let is = server.system_identifier;
+    if let Some(wanted) = cluster.system.filter(|wanted| *wanted != is) {
+        return member(format!("it is of system {is}, and the points are of system {wanted}"));
+    }
+    match (cluster.prefer, server.in_recovery) {
+        (Prefer::Primary, true) => {
+            member("it is a standby, and the policy wants the primary".to_owned())
+        }
+        (Prefer::StandbyOnly, false) => {
+            member("it is the primary, and the policy wants a standby".to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What is kept beside the content of a file like the one at `path`.

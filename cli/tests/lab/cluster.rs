@@ -131,7 +131,14 @@ mode = "wal"
 
     /// Orders a point, and stops the agent in the middle of it: the backup is under way.
     pub(crate) fn stopped_in_the_middle(&self, cluster: &OwnCluster) -> String {
-        let (job, agent) = (self.sites.order("db"), self.sites.pid("agent"));
+        let job = self.sites.order("db");
+        self.stop_in_the_middle("agent", cluster);
+        job
+    }
+
+    /// Stops an agent once its backup of a cluster is under way.
+    pub(crate) fn stop_in_the_middle(&self, agent: &'static str, cluster: &OwnCluster) {
+        let agent = self.sites.pid(agent);
         let until = Instant::now() + Duration::from_secs(60);
         while holder(agent).is_none() {
             assert!(Instant::now() < until, "no backup was begun");
@@ -145,7 +152,27 @@ mode = "wal"
             std::thread::sleep(Duration::from_millis(4));
             signal(agent, "STOP");
         }
-        job
+    }
+
+    /// A standby of the scene's server, which follows it.
+    pub(crate) fn standby(&self, port: u16) -> OwnCluster {
+        let place = self.dir.path().join("standby");
+        let data = place.join("data");
+        drop(OwnCluster::over(&place, &data, port).unwrap());
+        let to = data.display().to_string();
+        make_for(&self.dir.path().join("space-standby"), &self.cluster);
+        let moved = format!("{0}={0}-standby", self.path("space"));
+        let words = ["pg_basebackup", "-D", &to, "-R", "-T", &moved, "-c", "fast"];
+        self.cluster.run(&words).unwrap();
+        let standby = self.over(&to, port);
+        standby.start().unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        let follows = "SELECT pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()";
+        while standby.ask(follows).unwrap() != "t" {
+            assert!(Instant::now() < until, "the standby does not follow");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        standby
     }
 
     pub(crate) fn path(&self, name: &str) -> String {

@@ -45,6 +45,7 @@ fn free() -> String {
 const fn home(role: &str) -> &'static str {
     match role.as_bytes() {
         b"agent" => "a/agent",
+        b"agent2" => "a/agent2",
         b"coordinator" => "a/coordinator",
         _ => "b/proxy",
     }
@@ -65,22 +66,32 @@ impl Sites {
         sites.start("coordinator");
         sites.wait("the coordinator", |sites| sites.run(&["status"]).status.success());
         for (role, name) in [("agent", "host1"), ("proxy", "proxy")] {
-            let token = sites.json(&["--site", "a", "token", "create", role, name]);
-            let token = token["text"].as_str().unwrap().to_owned();
-            let place = dir.join(home(role)).display().to_string();
-            sites.text(&["enrol", &place, &token]);
-            sites.start(role);
+            sites.join(role, role, name);
         }
-        sites.connected();
+        sites.connected(2);
         sites
     }
 
-    /// Waits until both nodes are connected.
-    pub(crate) fn connected(&self) {
+    /// A second agent, on a host of its own.
+    pub(crate) fn second_agent(&mut self) {
+        self.join("agent2", "agent", "host2");
+        self.connected(3);
+    }
+
+    fn join(&mut self, place: &'static str, role: &str, name: &str) {
+        let token = self.json(&["--site", "a", "token", "create", role, name]);
+        let token = token["text"].as_str().unwrap().to_owned();
+        let home = self.dir.join(home(place)).display().to_string();
+        self.text(&["enrol", &home, &token]);
+        self.start(place);
+    }
+
+    /// Waits until so many nodes are connected.
+    pub(crate) fn connected(&self, count: usize) {
         self.wait("the nodes", |sites| {
             let nodes = sites.try_json(&["--site", "a", "nodes"]).unwrap_or_default();
             let rows = nodes.as_array().cloned().unwrap_or_default();
-            rows.iter().filter(|row| row["connected"] == true).count() >= 2
+            rows.iter().filter(|row| row["connected"] == true).count() >= count
         });
     }
 
@@ -89,7 +100,8 @@ impl Sites {
         let log = self.dir.join("logs").join(format!("{role}.log"));
         let file: File = OpenOptions::new().create(true).append(true).open(log).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
-        command.arg("run").arg(role).arg(self.dir.join(home(role)));
+        let word = if role == "agent2" { "agent" } else { role };
+        command.arg("run").arg(word).arg(self.dir.join(home(role)));
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         self.running.insert(role, command.spawn().unwrap());
     }

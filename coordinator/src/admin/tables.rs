@@ -65,8 +65,8 @@ fn alarms(site: &Site) -> Answer<Vec<String>> {
     let (in_force, now) = (site.in_force(), site.now());
     let histories = site.catalog.histories(now).map_err(|error| unavailable(&error))?;
     for (name, workload) in &in_force.declared.workloads {
-        if site.sessions.agent(&workload.agent).is_none() {
-            alarms.push(format!("agent {} of workload {name} is not connected", workload.agent));
+        for agent in workload.agents().into_iter().filter(|of| site.sessions.agent(of).is_none()) {
+            alarms.push(format!("agent {agent} of workload {name} is not connected"));
         }
         let next = schedule::next_run(&in_force.declared, name, histories.get(name), now);
         if next.is_some_and(|next| now.seconds_since(next) > OVERDUE_SECONDS) {
@@ -107,9 +107,14 @@ pub(super) fn workloads(site: &Site) -> Answer<Vec<WorkloadRow>> {
         let points = site.catalog.points(&filter).map_err(|error| unavailable(&error))?;
         let declared = in_force.declared.workloads.get(&record.name);
         let newest = points.first();
-        let agent = declared.map(|of| of.agent.clone()).or_else(|| newest.map(|p| p.agent.clone()));
+        // Of a cluster: whoever made the newest point.
+        let made = newest.map(|point| point.agent.clone());
+        let agent = match declared {
+            Some(of) if of.members.is_none() => Some(of.agent.clone()),
+            of => made.or_else(|| of.map(|of| of.agent.clone())),
+        };
         let Some(agent) = agent else { continue };
-        let source = declared.map(|of| of.source.place());
+        let source = declared.map(|of| of.place());
         rows.push(WorkloadRow {
             id: record.id,
             kind: declared.map_or("no longer declared", |of| of.source.kind()).to_owned(),

@@ -136,6 +136,24 @@ impl Catalog {
         self.ensure_workload(name, found, at)
     }
 
+    /// The cluster that the points of a workload are of, once that is known.
+    pub fn cluster_of(&self, name: &WorkloadName) -> Result<Option<String>, CatalogError> {
+        self.read("say of which cluster a workload is", |db| {
+            let mut query = db.prepare_cached("SELECT cluster FROM workloads WHERE name = ?1")?;
+            let cluster = query.query_row([name.as_str()], |row| row.get(0)).optional()?;
+            Ok(cluster.flatten())
+        })
+    }
+
+    /// Notes the cluster of the points of a workload; the first that was noted stays.
+    pub fn note_cluster(&self, name: &WorkloadName, cluster: &str) -> Result<(), CatalogError> {
+        self.change("note the cluster of a workload", |db| {
+            let sql = "UPDATE workloads SET cluster = ?2 WHERE name = ?1 AND cluster IS NULL";
+            db.execute(sql, params![name.as_str(), cluster])?;
+            Ok(())
+        })
+    }
+
     /// Every workload ever declared.
     pub fn workloads(&self) -> Result<Vec<WorkloadRecord>, CatalogError> {
         self.read("list workloads", |db| {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use strongroom_protocol::{Generation, Timestamp};
 
 use crate::job::{
-    After, Cause, Course, Event, FailClass, Job, Next, Outcome, Output, RetryAdvice, Step,
-    WaitReason,
+    After, Cause, Chosen, Course, Event, FailClass, Job, Next, Outcome, Output, RetryAdvice, Step,
+    Task, WaitReason,
 };
 
 /// Why an event cannot have happened to this job.
@@ -52,6 +52,7 @@ impl Job {
             residue: Vec::new(),
             cancel_by: None,
             last_cause: None,
+            chosen: None,
         })
     }
 
@@ -88,6 +89,7 @@ impl Job {
             Event::CancelAsked { by } => self.cancel_asked(by),
             Event::Cancelled => self.over(Outcome::Cancelled)?,
             Event::Finished(outcome) => self.over(*outcome)?,
+            Event::Chosen(chosen) => self.choose(chosen)?,
         }
         self.settle();
         self.changed = self.changed.max(at);
@@ -282,6 +284,21 @@ impl Job {
             return Err(Illegal::Stale { offered, present });
         }
         self.generation = offered;
+        self.wait = None;
+        Ok(())
+    }
+
+    /// Another node does the work from here on; not in the middle of an attempt.
+    fn choose(&mut self, chosen: &Chosen) -> Result<(), Illegal> {
+        let step = Step::Assign;
+        let between = self.course == Course::Forward && self.expected() == Some(step);
+        match &mut self.task {
+            Task::Protect { agent, .. } if between && self.running.is_none() => {
+                *agent = chosen.agent.clone();
+            }
+            _ => return Err(Illegal::OutOfOrder { step }),
+        }
+        self.chosen = Some(chosen.clone());
         self.wait = None;
         Ok(())
     }

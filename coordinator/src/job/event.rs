@@ -105,6 +105,8 @@ pub enum WaitReason {
     Disk { free_bytes: u64, needed_bytes: u64 },
     /// Another job works on the same thing.
     Conflict { job: JobId },
+    /// No member of the cluster can make the point now.
+    NoMember { why: String },
 }
 
 impl fmt::Display for WaitReason {
@@ -120,6 +122,7 @@ impl fmt::Display for WaitReason {
                 write!(f, "{free_bytes} bytes free, {needed_bytes} needed")
             }
             Self::Conflict { job } => write!(f, "job {} works on the same thing", job.short()),
+            Self::NoMember { why } => f.write_str(why),
         }
     }
 }
@@ -145,6 +148,20 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// The member of a cluster that is to make the point.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Chosen {
+    pub member: NodeName,
+    /// The agent beside it.
+    pub agent: NodeName,
+    /// The identity of its cluster.
+    pub cluster: String,
+    /// The role in which it is wanted, in the word of the policy's `prefer`.
+    pub role: String,
+    /// Why it, and why not others, for people.
+    pub why: String,
+}
+
 /// One line of the journal.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Event {
@@ -168,6 +185,8 @@ pub enum Event {
     },
     Cancelled,
     Finished(Outcome),
+    /// Before it is assigned.
+    Chosen(Chosen),
 }
 
 impl fmt::Display for Event {
@@ -189,6 +208,7 @@ impl fmt::Display for Event {
             Self::CancelAsked { by } => write!(f, "{by} asked to cancel"),
             Self::Cancelled => f.write_str("cancelled"),
             Self::Finished(outcome) => outcome.fmt(f),
+            Self::Chosen(Chosen { member, why, .. }) => write!(f, "member {member}: {why}"),
         }
     }
 }

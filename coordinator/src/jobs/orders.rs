@@ -105,7 +105,7 @@ impl Jobs {
 
     /// The node is away: what it left is put in order by itself when it is back, and
     /// the job does not wait for that.
-    fn give_up_undoing(&mut self, job: JobId, node: &NodeName) {
+    pub(super) fn give_up_undoing(&mut self, job: JobId, node: &NodeName) {
         let cause = Cause {
             class: FailClass::NodeLost,
             text: format!("{node} was away; it puts itself in order when it is back"),

@@ -125,12 +125,13 @@ impl Jobs {
                 self.advance(job);
             }
             Ending::Failed { refusal, retry } => {
+                let others = self.failed_before_streaming(job, &refusal, retry);
                 let class = match retry {
-                    Advice::Pointless => FailClass::Refused,
+                    Advice::Pointless if !others => FailClass::Refused,
                     _ => FailClass::Source,
                 };
                 self.lose(job, class, &refusal.to_string());
-                if retry == Advice::AtOnce {
+                if others || retry == Advice::AtOnce {
                     self.retry_now(job);
                 }
             }
@@ -208,6 +209,7 @@ impl Jobs {
         }
         match outcome {
             Ok(gaps) => {
+                self.note_cluster(job);
                 let output = Output { text: "durable".to_owned(), gaps };
                 self.event(job, Event::Done(Step::Commit, output));
             }

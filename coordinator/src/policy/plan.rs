@@ -6,7 +6,8 @@ use std::fmt;
 use strongroom_protocol::{CopyName, PolicyName, Timestamp, WorkloadName};
 
 use crate::policy::{
-    Bytes, CopyKind, Declared, FilesSource, Policy, Prove, Seconds, Source, Workload,
+    Bytes, CopyKind, Declared, FilesSource, Member, Members, Policy, Prove, Seconds, Source,
+    Workload,
 };
 use crate::retention::{CopyState, Difference, Keep, Marks, PointFacts, what_if};
 
@@ -229,6 +230,7 @@ fn workload_fields(workload: &Workload) -> Fields {
         ("kind", workload.source.kind().to_owned()),
     ];
     let common = common.into_iter().map(|(field, text)| (field.to_owned(), text));
+    let common = common.chain(workload.members.iter().flat_map(member_fields));
     match &workload.source {
         Source::App(app) => {
             let mut fields: Fields = common.collect();
@@ -241,6 +243,17 @@ fn workload_fields(workload: &Workload) -> Fields {
         }
         Source::Files(files) => common.chain(files_fields(files)).collect(),
     }
+}
+
+fn member_fields(members: &Members) -> Vec<(String, String)> {
+    let names: Vec<&str> = members.of.iter().map(|member| member.name.as_str()).collect();
+    let mut fields = vec![("order".to_owned(), names.join(", "))];
+    for Member { name, agent, settings } in &members.of {
+        fields.push((format!("member.{name}.agent"), agent.to_string()));
+        let own = settings.iter().map(|(key, text)| (format!("member.{name}.{key}"), text.clone()));
+        fields.extend(own);
+    }
+    fields
 }
 
 fn files_fields(files: &FilesSource) -> impl Iterator<Item = (String, String)> {

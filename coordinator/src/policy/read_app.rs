@@ -111,27 +111,77 @@ pub(super) fn keys(kind: AppKind) -> impl Iterator<Item = &'static str> {
     table(kind).iter().map(|key| key.key)
 }
 
+/// Keys that are of a member of a cluster, and not of the cluster.
+const OF_MEMBERS: [&str; 8] =
+    ["host", "tls", "ca_file", "data", "port", "user", "database", "password_file"];
+
+/// The keys a member may have, beside its agent.
+pub(super) fn keys_of_members() -> impl Iterator<Item = &'static str> {
+    OF_MEMBERS.into_iter()
+}
+
 /// What the section says of an application of this kind.
 pub(super) fn read(
     sheet: &mut Sheet<'_>,
     section: &Section<'_>,
     kind: AppKind,
 ) -> Option<AppSource> {
+    let settings = settings(sheet, section, kind, |_| None)?;
+    Some(AppSource { kind, settings })
+}
+
+/// What the section of a cluster says of all its members.
+pub(super) fn read_shared(
+    sheet: &mut Sheet<'_>,
+    section: &Section<'_>,
+    kind: AppKind,
+) -> Option<Vec<(String, String)>> {
+    settings(sheet, section, kind, |_| Some(Vec::new()))
+}
+
+/// What the section of a member says, and, where it says nothing, that of its cluster.
+pub(super) fn read_member(
+    sheet: &mut Sheet<'_>,
+    section: &Section<'_>,
+    kind: AppKind,
+    shared: &[(String, String)],
+) -> Option<Vec<(String, String)>> {
+    settings(sheet, section, kind, |key| {
+        let said: Vec<String> =
+            shared.iter().filter(|(of, _)| of == key).map(|(_, value)| value.clone()).collect();
+        (!said.is_empty()).then_some(said)
+    })
+}
+
+/// Every key of a kind in the order of its table; `otherwise` says what stands where the section
+/// says nothing.
+fn settings(
+    sheet: &mut Sheet<'_>,
+    section: &Section<'_>,
+    kind: AppKind,
+    otherwise: impl Fn(&str) -> Option<Vec<String>>,
+) -> Option<Vec<(String, String)>> {
     let mut settings = Vec::new();
     let mut whole = true;
     for Key { key, shape, wanted } in table(kind) {
-        if section.table.get(*key).is_none() {
-            if let Some(example) = wanted {
-                sheet.missing(section, key, example);
-                whole = false;
+        let said = match section.table.get(*key) {
+            Some(_) => {
+                let said = values(sheet, section, key, shape);
+                whole &= said.is_some();
+                said
             }
-            continue;
-        }
-        let values = values(sheet, section, key, shape);
-        whole &= values.is_some();
-        settings.extend(values.unwrap_or_default().into_iter().map(|v| ((*key).to_owned(), v)));
+            None => {
+                let said = otherwise(key);
+                if let (None, Some(example)) = (&said, wanted) {
+                    sheet.missing(section, key, example);
+                    whole = false;
+                }
+                said
+            }
+        };
+        settings.extend(said.unwrap_or_default().into_iter().map(|v| ((*key).to_owned(), v)));
     }
-    whole.then_some(AppSource { kind, settings })
+    whole.then_some(settings)
 }
 
 fn values(

@@ -6,9 +6,9 @@ use strongroom_protocol::control::AppKind;
 use strongroom_protocol::{PolicyName, WorkloadName};
 
 use crate::policy::problem::nearest;
-use crate::policy::read_app;
 use crate::policy::sheet::{Section, Sheet, Word};
 use crate::policy::{Bytes, FilesSource, HOOK_SECONDS_DEFAULT, Seconds, Source, Workload};
+use crate::policy::{read_app, read_members};
 
 /// Longest a hook may run: the application waits for it.
 const HOOK_SECONDS_MAX: u64 = 3600;
@@ -51,11 +51,32 @@ fn read_workload(
     policies: &[&str],
 ) -> Option<Workload> {
     let app = sheet.word(section, "kind").and_then(|word| app_kind(word.text));
-    let known: Vec<&str> = match app {
+    let mut known: Vec<&str> = match app {
         Some(kind) => COMMON_KEYS.iter().copied().chain(read_app::keys(kind)).collect(),
         None => COMMON_KEYS.iter().chain(FILES_KEYS).copied().collect(),
     };
+    if read_members::may_have(app) {
+        known.extend(read_members::KEYS);
+    }
     sheet.only(section, &known);
+    if let Some(kind) = app.filter(|app| read_members::may_have(Some(*app)))
+        && section.table.get("member").is_some()
+    {
+        let (name, policy) = (sheet.parsed(word), read_policy_name(sheet, section, policies));
+        let (members, source) = read_members::read(sheet, section, kind)?;
+        let (agent, source) = (members.of.first()?.agent.clone(), Source::App(source));
+        return Some(Workload {
+            name: name?,
+            agent,
+            policy: policy?,
+            source,
+            members: Some(members),
+        });
+    }
+    if let Some(word) = sheet.words(section, "order").first().filter(|_| app.is_some()) {
+        let message = format!("{} has an `order`, and no members", section.name);
+        sheet.wrong(&word.span, message, None);
+    }
     for (key, example) in [
         ("agent", "agent = \"fs1\""),
         ("kind", "kind = \"files\""),
@@ -69,7 +90,7 @@ fn read_workload(
     let agent = sheet.value(section, "agent");
     let policy = read_policy_name(sheet, section, policies);
     let source = read_source(sheet, section);
-    Some(Workload { name: name?, agent: agent?, policy: policy?, source: source? })
+    Some(Workload { name: name?, agent: agent?, policy: policy?, source: source?, members: None })
 }
 
 fn read_policy_name(

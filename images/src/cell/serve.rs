@@ -15,6 +15,9 @@ use crate::cell::walls;
 use crate::system::{FileSystem, Kind, Named, NodeId, Problem};
 use crate::volume::{Volume, VolumeError};
 
+/// How the process ends when it comes upon a mistake of its own.
+const BROKEN: i32 = 70;
+
 /// Standard input, which is the socket: read from and written to.
 struct Socket;
 
@@ -37,8 +40,8 @@ impl Write for Socket {
 /// Becomes the process that reads an image: confines itself, and answers on standard input. To be
 /// called before there is any other thread.
 pub fn inhabit() -> ExitCode {
-    // There is nobody to tell: a panic ends the process by its exit code.
-    std::panic::set_hook(Box::new(|_| {}));
+    #[expect(clippy::disallowed_methods, reason = "a process that came to grief says no more")]
+    std::panic::set_hook(Box::new(|_| std::process::exit(BROKEN)));
     let confined = walls::raise();
     let said = match &confined {
         Ok(()) => send(&mut Socket, &FromCell::Ready),

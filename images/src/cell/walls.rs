@@ -104,7 +104,7 @@ mod tests {
 
     /// What the process does once the walls stand; by itself it does nothing.
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "the process is this test's own")]
+    #[expect(clippy::disallowed_methods, reason = "it is a process of its own, with its own code")]
     fn within() {
         let Ok(deed) = std::env::var(WITHIN) else { return };
         raise().unwrap();

@@ -30,7 +30,7 @@ struct Found<'a> {
 }
 
 /// All of them.
-pub(super) fn read(blocks: &Blocks, inode: &Inode) -> Result<Extended, Problem> {
+pub(super) fn read(blocks: &Blocks, inode: &Inode) -> Result<crate::system::Extended, Problem> {
     let mut out = Vec::new();
     if let Some(area) = in_inode(inode) {
         collect(blocks, inode, area, area, &mut out)?;
@@ -113,7 +113,7 @@ fn collect(
     inode: &Inode,
     area: &[u8],
     values: &[u8],
-    out: &mut Extended,
+    out: &mut Vec<(Vec<u8>, Vec<u8>)>,
 ) -> Result<(), Problem> {
     let mut bytes: usize = out.iter().map(|(name, value)| name.len() + value.len()).sum();
     for found in entries(area, inode)? {

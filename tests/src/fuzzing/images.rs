@@ -2,7 +2,8 @@
 //! is walked as far as a bound goes: every call must return, and give no more than it was asked.
 //!
 //! An image is mostly zeros. So bytes are a [`Sparse`] one: how many sectors it has (32 bits,
-//! little endian), then runs of sectors: the first (32 bits), how many (16 bits), and their bytes.
+//! little endian), then runs of sectors: the first (32 bits), how many (16 bits), and what is in
+//! them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

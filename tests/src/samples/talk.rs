@@ -6,6 +6,7 @@ use strongroom_protocol::control::{
     ScrubNews, Showing, Shown, StepNews, ToNode, Welcome, Work,
 };
 use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse, TokenProof};
+use strongroom_protocol::member::{MemberAnswer, MemberQuestion, MemberRole, MemberState};
 use strongroom_protocol::opening::{Opened, Opening, RefusalKind};
 use strongroom_protocol::{Generation, Lead, PointId, Role, Term};
 
@@ -125,8 +126,20 @@ impl Sampled for FromNode {
             }),
             Self::Lead(lead()),
             Self::HandBack(Lead::first(name("north"))),
+            member(MemberAnswer::Is(member_state(MemberRole::Primary, Some(0)))),
+            member(MemberAnswer::Is(member_state(MemberRole::Standby, None))),
+            member(MemberAnswer::Refused(refusal(RefusalKind::Unavailable))),
         ]
     }
+}
+
+const fn member(answer: MemberAnswer) -> FromNode {
+    FromNode::Member { number: 300, answer }
+}
+
+fn member_state(role: MemberRole, lag_ms: Option<u64>) -> MemberState {
+    let (cluster, version) = ("7412".to_owned(), "15.14".to_owned());
+    MemberState { cluster, role, timeline: 2, lag_ms, version }
 }
 
 pub(super) fn showing(outcome: Shown) -> Showing {
@@ -170,6 +183,11 @@ impl Sampled for ToNode {
         all.push(Self::Lead(lead()));
         let (file, toml) = ("policy.toml".to_owned(), "[policy.p]".to_owned());
         all.push(Self::Policy { version: 7, file, toml });
+        all.push(Self::Member(Box::new(MemberQuestion {
+            number: 300,
+            kind: AppKind::Postgres,
+            settings: vec![("user".to_owned(), "backup".to_owned())],
+        })));
         all
     }
 }

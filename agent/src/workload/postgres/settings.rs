@@ -13,6 +13,8 @@ use crate::workload::postgres::session::{Dial, Reach, Tls};
 const PORT: u16 = 5432;
 const USER: &str = "strongroom";
 const DATABASE: &str = "postgres";
+/// What a coordinator adds that chose a member: the cluster it must be of.
+const CLUSTER: &str = "cluster";
 
 /// What is protected of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +48,8 @@ pub struct Cluster {
     pub prefer: Prefer,
     pub lag_max: Option<Duration>,
     pub slot: Option<String>,
+    /// The system identifier it must have: that of the points there are.
+    pub system: Option<u64>,
 }
 
 impl Cluster {
@@ -94,6 +98,7 @@ impl Cluster {
             prefer,
             lag_max: settings.parsed("max_lag")?.map(Duration::from_secs),
             slot: slot.map(str::to_owned),
+            system: settings.parsed(CLUSTER)?,
         })
     }
 }
