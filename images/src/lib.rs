@@ -19,6 +19,6 @@ pub use cached::Cached;
 pub use ext::Ext;
 pub use fat::Fat;
 pub use ntfs::Ntfs;
-pub use system::{Attributes, Extended, FileSystem, Kind, Named, NodeId, Problem};
+pub use system::{Attributes, FileSystem, Kind, Named, NodeId, Problem};
 pub use volume::{Volume, VolumeError};
 pub use xfs::Xfs;

@@ -28,9 +28,6 @@ pub enum Kind {
 /// Nanoseconds since 1970, where the file system keeps that time at all.
 pub type Nanoseconds = i128;
 
-/// Extended attributes: full names, and values.
-pub type Extended = Vec<(Vec<u8>, Vec<u8>)>;
-
 /// What a file system says of a node. What it does not keep is `None`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Attributes {

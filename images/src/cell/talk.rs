@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cell::survey::Survey;
-use crate::system::{Attributes, Extended, NodeId};
+use crate::system::{Attributes, NodeId};
 
 /// Longest frame: what is read at once, and room for what is said of it.
 pub(super) const FRAME_BYTES_MAX: usize = (1 << 20) + (64 << 10);
@@ -87,7 +87,7 @@ pub struct Thing {
     pub attributes: Result<Attributes, String>,
     /// Of a link.
     pub target: Vec<u8>,
-    pub extended: Extended,
+    pub extended: Vec<(Vec<u8>, Vec<u8>)>,
     /// What could not be read of it beside its bytes.
     pub lacks: Option<String>,
 }

@@ -2,7 +2,7 @@
 //! leaf in blocks of their own. Lists of access rights are given as Linux shows them.
 
 use crate::raw::{Block, Raw};
-use crate::system::{Extended, Problem};
+use crate::system::Problem;
 use crate::volume::Volume;
 
 use super::extents::{Map, owned};
@@ -27,7 +27,7 @@ const IS_PARENT: u8 = 0x8;
 const IS_INCOMPLETE: u8 = 0x80;
 
 /// Names with their values.
-pub(super) type Pairs = Extended;
+pub(super) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Every extended attribute of an inode.
 pub(super) fn list(
