@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::parts::{Parts, cargo, must, say_room};
-use crate::{bench, fuzz, kill, lab, packages, postgres, vm};
+use crate::{bench, chain, fuzz, kill, lab, packages, postgres, vm};
 
 /// Runs everything; the first failure ends it.
 pub(crate) fn run() -> Result<()> {
@@ -28,6 +28,7 @@ pub(crate) fn run() -> Result<()> {
     parts.part("kill slice", kill::slice)?;
     parts.part("postgres slice", postgres::slice)?;
     parts.part("vm slice", vm::slice)?;
+    parts.part("chain", chain::slice)?;
     parts.part("bench slice", bench::slice)?;
     parts.part("lab", lab::slice)?;
     parts.finish();
