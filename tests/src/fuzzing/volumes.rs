@@ -40,7 +40,7 @@ pub(super) struct Base {
     spot_bytes: u64,
 }
 
-/// Packs an image for [`Base::unpack`].
+/// Packs an image for `Base::unpack`.
 ///
 /// # Errors
 ///
