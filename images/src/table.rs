@@ -119,7 +119,10 @@ fn judge(table: &mut Table, bytes: u64) {
 fn head(disk: &dyn Volume, at: u64, bytes: usize) -> Result<Vec<u8>, VolumeError> {
     let there = disk.bytes().saturating_sub(at).min(bytes as u64);
     let mut buffer = vec![0; usize::try_from(there).unwrap_or(0)];
-    disk.read_at(at, &mut buffer)?;
+    // Beyond the end there is nothing to read, and nothing is no reason to give a disk up.
+    if !buffer.is_empty() {
+        disk.read_at(at, &mut buffer)?;
+    }
     Ok(buffer)
 }
 

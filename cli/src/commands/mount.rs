@@ -91,7 +91,7 @@ impl Label {
 
 impl MountArgs {
     pub(crate) async fn run(self, session: &Session) -> Result<Ending, Failure> {
-        start(LogStyle::Text, "warn");
+        start(LogStyle::Text, "warn,fuser=error");
         let stop = CancellationToken::new();
         stop_on_signal(stop.clone());
         let found = match &self.copy.media {
