@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::bytes::{array, label, u8_at, u16_at, u32_at};
 use crate::fat::names::{Long, short_name, unix_nanoseconds};
 use crate::fat::table::{Allocation, Width};
+use crate::raw::is_name;
 use crate::system::{Attributes, FileSystem, Kind, Named, NodeId, Problem};
 use crate::volume::Volume;
 
@@ -251,7 +252,7 @@ impl FileSystem for Fat {
                         let short: [u8; 11] = array(entry, 0);
                         let whole = std::mem::take(&mut long).finish(&short);
                         let name = whole.unwrap_or_else(|| short_name(&short, u8_at(entry, 12)));
-                        if name.is_empty() || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
+                        if !is_name(&name) {
                             bad = Some(damaged("a name", at, "no file can be called so"));
                         } else if !each(Named { name, node: NodeId(at) }) {
                             return Ok(false);

@@ -20,5 +20,5 @@ pub use ext::Ext;
 pub use fat::Fat;
 pub use ntfs::Ntfs;
 pub use system::{Attributes, FileSystem, Kind, Named, NodeId, Problem};
-pub use volume::{Volume, VolumeError};
+pub use volume::{Volume, VolumeError, within};
 pub use xfs::Xfs;

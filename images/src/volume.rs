@@ -77,8 +77,13 @@ impl Volume for Vec<u8> {
     }
 }
 
-/// Refuses a range that ends beyond the end.
-fn within(at: u64, wanted: u64, bytes: u64) -> Result<(), VolumeError> {
+/// Refuses a range of `wanted` bytes from `at` that ends beyond `bytes`: the first line of every
+/// [`Volume::read_at`].
+///
+/// # Errors
+///
+/// [`VolumeError::Beyond`].
+pub fn within(at: u64, wanted: u64, bytes: u64) -> Result<(), VolumeError> {
     match at.checked_add(wanted) {
         Some(to) if to <= bytes => Ok(()),
         to => Err(VolumeError::Beyond { at, to: to.unwrap_or(u64::MAX), bytes }),

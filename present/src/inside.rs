@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use strongroom_images::cell::{Cell, CellError, State};
-use strongroom_images::{NodeId, Volume, VolumeError};
+use strongroom_images::{NodeId, Volume, VolumeError, within};
 use strongroom_protocol::blob::PLAIN_BYTES_MAX;
 use strongroom_protocol::{BlobKind, ChunkId};
 use strongroom_store::content::{ChunkExtent, FILE_BYTES_MAX, Meta};
@@ -67,10 +67,7 @@ impl Volume for ImageFile {
     }
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> Result<(), VolumeError> {
-        let (to, bytes) = (at.saturating_add(into.len() as u64), self.file.size());
-        if to > bytes {
-            return Err(VolumeError::Beyond { at, to, bytes });
-        }
+        within(at, into.len() as u64, self.file.size())?;
         let mut done = 0;
         while let Some(part) = into.get_mut(done..).filter(|part| !part.is_empty()) {
             let at = at + done as u64;

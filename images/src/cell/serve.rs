@@ -13,7 +13,7 @@ use crate::cell::talk::{
 };
 use crate::cell::walls;
 use crate::system::{FileSystem, Kind, Named, NodeId, Problem};
-use crate::volume::{Volume, VolumeError};
+use crate::volume::{Volume, VolumeError, within};
 
 /// How the process ends when it comes upon a mistake of its own.
 const BROKEN: i32 = 70;
@@ -109,10 +109,7 @@ impl Volume for Elsewhere {
     }
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> Result<(), VolumeError> {
-        let to = at.saturating_add(into.len() as u64);
-        if to > self.bytes {
-            return Err(VolumeError::Beyond { at, to, bytes: self.bytes });
-        }
+        within(at, into.len() as u64, self.bytes)?;
         for (part, step) in into.chunks_mut(READ_BYTES_MAX).zip(0_u64..) {
             let at = at + step * READ_BYTES_MAX as u64;
             self.fetch(at, part).map_err(|source| VolumeError::Read { at, source })?;

@@ -4,6 +4,7 @@ use crate::bytes::{u8_at, u16_at, u32_at};
 use crate::ext::block::Blocks;
 use crate::ext::inode::Inode;
 use crate::ext::{damaged, runs};
+use crate::raw::is_name;
 use crate::system::{Named, NodeId, Problem};
 
 /// Longest directory: a hundred million short names.
@@ -83,7 +84,7 @@ fn names(block: &[u8], place: u64, each: &mut dyn FnMut(Named) -> bool) -> Resul
         if inode == 0 || matches!(name, b"." | b"..") {
             continue;
         }
-        if name.is_empty() || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
+        if !is_name(name) {
             bad = Some(wrong("no file can be called so"));
         } else if !each(Named { name: name.to_vec(), node: NodeId(inode.into()) }) {
             return Ok(false);

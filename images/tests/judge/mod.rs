@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use strongroom_images::system::Nanoseconds;
-use strongroom_images::{FileSystem, Kind, NodeId, Problem, Volume, VolumeError};
+use strongroom_images::{FileSystem, Kind, NodeId, Problem, Volume, VolumeError, within};
 
 /// An image in a file.
 pub(crate) struct Image {
@@ -35,10 +35,7 @@ impl Volume for Image {
     }
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> Result<(), VolumeError> {
-        let to = at.checked_add(into.len() as u64).filter(|to| *to <= self.bytes);
-        if to.is_none() {
-            return Err(VolumeError::Beyond { at, to: u64::MAX, bytes: self.bytes });
-        }
+        within(at, into.len() as u64, self.bytes)?;
         self.file.read_exact_at(into, at).map_err(|source| VolumeError::Read { at, source })
     }
 }

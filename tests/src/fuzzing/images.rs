@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use strongroom_images::probe::{Found, probe};
-use strongroom_images::{Ext, Fat, FileSystem, Kind, NodeId, Problem, Volume, VolumeError, table};
+use strongroom_images::{
+    Ext, Fat, FileSystem, Kind, NodeId, Problem, Volume, VolumeError, table, within,
+};
 
 /// Nodes that are looked at.
 const NODES_MAX: usize = 64;
@@ -50,10 +52,8 @@ impl Volume for Sparse {
     }
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> Result<(), VolumeError> {
-        let to = at.saturating_add(into.len() as u64);
-        if to > self.bytes {
-            return Err(VolumeError::Beyond { at, to, bytes: self.bytes });
-        }
+        within(at, into.len() as u64, self.bytes)?;
+        let to = at + into.len() as u64;
         into.fill(0);
         for (first, data) in self.runs.range(..to) {
             let (from, end) = (at.max(*first), to.min(first + data.len() as u64));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use strongroom_images::{FileSystem, Kind, NodeId, Volume, VolumeError};
+use strongroom_images::{FileSystem, Kind, NodeId, Volume, VolumeError, within};
 
 use crate::seeded::Seeded;
 
@@ -154,11 +154,7 @@ struct Changed<'a> {
 
 impl Changed<'_> {
     fn fill(&self, at: u64, into: &mut [u8]) -> Result<(), VolumeError> {
-        let to = at.checked_add(into.len() as u64);
-        if to.is_none_or(|to| to > self.base.bytes) {
-            let to = to.unwrap_or(u64::MAX);
-            return Err(VolumeError::Beyond { at, to, bytes: self.base.bytes });
-        }
+        within(at, into.len() as u64, self.base.bytes)?;
         into.fill(0);
         let end = at + into.len() as u64;
         let first = at / SECTOR as u64;
