@@ -13,45 +13,16 @@ use std::process::Command;
 use std::sync::Arc;
 
 use lab::Sites;
+use lab::files::{TAPE, TREE, policy};
 use lab::oddities::{grow, noise, sh};
 use strongroom_agent::restore::compare::compare;
 use strongroom_images::Volume;
 use strongroom_images::cell::{Cell, CellError, State};
 
-const TREE: &str = "tree@host1";
 /// Where the partitions of the disk lie, in MiB.
 const FAT_MIB: u64 = 1;
 const EXT_MIB: u64 = 41;
 const SWAP_MIB: u64 = 300;
-
-fn policy(source: &Path) -> String {
-    let source = source.display();
-    format!(
-        r#"
-[policy.p]
-timezone = "Europe/London"
-require = "fuzzy"
-[policy.p.primary]
-keep = {{ newest = 100 }}
-[policy.p.copy.secondary]
-kind = "secondary-snap"
-from = "primary"
-node = "proxy"
-keep = {{ newest = 100 }}
-[policy.p.copy.tape]
-kind = "aux"
-from = "secondary"
-media_set = "weekly"
-min_proof = "hash-verified"
-keep = {{ newest = 100 }}
-[workload."{TREE}"]
-agent = "host1"
-kind = "files"
-path = "{source}"
-policy = "p"
-"#
-    )
-}
 
 /// A file system of the kernel's, mounted for as long as the test runs.
 struct Mounted(PathBuf);
@@ -148,7 +119,7 @@ impl Lab {
         fs::write(source.join("noise.img"), noise(3_000_000, 5)).unwrap();
         make_hostile(dir.path(), &source.join("hostile.img"));
         let sites = Sites::raise(&dir.path().join("sites"));
-        sites.apply(&policy(&source));
+        sites.apply(&policy(&source, TAPE));
         sites.protect(TREE);
         Self { sites, dir, source, mounted }
     }

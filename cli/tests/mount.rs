@@ -12,46 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lab::Sites;
+use lab::files::{TAPE, TREE, policy};
 use lab::mounting::{Mount, await_unmounted, is_mounted};
 use lab::oddities::{grow, noise, sh};
 use strongroom_agent::restore::compare::compare;
 
-const TREE: &str = "tree@host1";
 /// Readers at one time.
 const READERS: usize = 200;
-
-fn policy(source: &Path, more: &str) -> String {
-    let source = source.display();
-    format!(
-        r#"
-[policy.p]
-timezone = "Europe/London"
-require = "fuzzy"
-[policy.p.primary]
-keep = {{ newest = 100 }}
-[policy.p.copy.secondary]
-kind = "secondary-snap"
-from = "primary"
-node = "proxy"
-keep = {{ newest = 100 }}
-{more}
-[workload."{TREE}"]
-agent = "host1"
-kind = "files"
-path = "{source}"
-policy = "p"
-"#
-    )
-}
-
-const TAPE: &str = r#"
-[policy.p.copy.tape]
-kind = "aux"
-from = "secondary"
-media_set = "weekly"
-min_proof = "hash-verified"
-keep = { newest = 100 }
-"#;
 
 /// Sites that protect a directory, and where a point of it is looked at.
 struct Scene {

@@ -7,6 +7,7 @@ pub mod fuzzing;
 pub mod lab;
 pub mod mounted;
 pub mod net;
+pub mod played;
 pub mod samples;
 pub mod seeded;
 pub mod site;

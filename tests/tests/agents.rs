@@ -15,14 +15,13 @@ use strongroom_protocol::control::{
 use strongroom_protocol::data::{ASK_IDS_MAX, FromAgent, ToAgent};
 use strongroom_protocol::link::{Link, Receiver, Sender};
 use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
-use strongroom_protocol::{ChunkId, Generation, Identity, JobId, Role, Timestamp};
-use strongroom_store::content::{Entry, FileContent, Meta, Node};
+use strongroom_protocol::{ChunkId, Generation, Identity, JobId, Role};
+use strongroom_store::content::Node;
 use strongroom_store::keys::AgentKeys;
-use strongroom_store::manifest::{Body, Consistency, GapList, Stats};
-use strongroom_store::page::DirectoryBuilder;
+use strongroom_store::manifest::Consistency;
 use strongroom_store::parcel::Compressor;
-use strongroom_store::tree::{BlobSink, SinkError};
 use strongroom_tests::lab::{Cast, Lab, random};
+use strongroom_tests::played::{self, empty_file, page_of};
 use strongroom_tests::site::name;
 
 /// An agent played by hand.
@@ -82,58 +81,12 @@ impl Liar {
 }
 
 fn draft(work: &ProtectWork, root: ChunkId) -> Bytes {
-    let body = Body {
-        workload_name: work.name.clone(),
-        agent: name("host1"),
-        source: "nowhere".into(),
-        consistency: Consistency::Fuzzy,
-        frozen_ms: 0,
-        root,
-        stats: Stats::default(),
-        gaps: GapList::Inline(vec![]),
-        policy: work.policy.parse().unwrap(),
-        policy_version: 1,
-        previous: None,
-        committed: Timestamp::default(),
-        software: "0".into(),
-        hooks: String::new(),
-    };
-    postcard::to_stdvec(&body).unwrap().into()
-}
-
-/// Keeps what a directory is made of.
-#[derive(Default)]
-struct Kept(Option<(Vec<Reference>, Vec<u8>)>);
-
-impl BlobSink for Kept {
-    fn put(
-        &mut self,
-        _: BlobKind,
-        references: Vec<Reference>,
-        plain: Vec<u8>,
-    ) -> Result<ChunkId, SinkError> {
-        self.0 = Some((references, plain));
-        Ok(ChunkId([0; 32]))
-    }
-}
-
-/// A page that lists one file or directory.
-fn page_of(entry: &[u8], node: Node) -> (Vec<Reference>, Vec<u8>) {
-    let mut kept = Kept::default();
-    let mut builder = DirectoryBuilder::new();
-    let entry = Entry { name: entry.to_vec(), node, meta: Meta { mode: 0o600, ..Meta::default() } };
-    builder.push(entry, &mut kept).unwrap();
-    builder.finish(&mut kept).unwrap();
-    kept.0.unwrap()
+    played::draft(&work.name, name("host1"), &work.policy, Consistency::Fuzzy, root)
 }
 
 fn blob(keys: &AgentKeys, kind: BlobKind, of: (Vec<Reference>, Vec<u8>)) -> (FromAgent, Bytes) {
     let parcel = Compressor::new().unwrap().pack(keys, kind, of.0, &of.1, 1).unwrap();
     (FromAgent::Blob(parcel.head), parcel.payload)
-}
-
-fn empty_file() -> Node {
-    Node::File { size: 0, content: FileContent::Inline(vec![]) }
 }
 
 type Said = Vec<(FromAgent, Bytes)>;

@@ -13,14 +13,12 @@ use strongroom_protocol::data::{FromAgent, ToAgent};
 use strongroom_protocol::link::{Link, Receiver, Sender};
 use strongroom_protocol::member::{MemberAnswer, MemberRole, MemberState};
 use strongroom_protocol::opening::{Opening, RefusalKind};
-use strongroom_protocol::{ChunkId, Generation, Identity, JobId, Role, Timestamp};
-use strongroom_store::content::{Entry, FileContent, Meta, Node};
+use strongroom_protocol::{ChunkId, Generation, Identity, JobId, Role};
 use strongroom_store::keys::AgentKeys;
-use strongroom_store::manifest::{Body, Consistency, GapList, Stats};
-use strongroom_store::page::DirectoryBuilder;
+use strongroom_store::manifest::Consistency;
 use strongroom_store::parcel::Compressor;
-use strongroom_store::tree::{BlobSink, SinkError};
 use strongroom_tests::lab::{Cast, Lab};
+use strongroom_tests::played::{self, empty_file, page_of};
 use strongroom_tests::site::name;
 
 const POLICY: &str = r#"
@@ -110,13 +108,7 @@ impl Actor {
 
     /// Sends a point of one empty file, and says what it was told.
     async fn send(&self, of: &mut Ordered) -> ToAgent {
-        let mut kept = Kept::default();
-        let mut builder = DirectoryBuilder::new();
-        let node = Node::File { size: 0, content: FileContent::Inline(vec![]) };
-        let entry = Entry { name: b"file".to_vec(), node, meta: Meta::default() };
-        builder.push(entry, &mut kept).unwrap();
-        builder.finish(&mut kept).unwrap();
-        let (references, plain) = kept.0.unwrap();
+        let (references, plain) = page_of(b"file", empty_file());
         let id = self.keys.id(BlobKind::Page, &references, &plain);
         let mut compressor = Compressor::new().unwrap();
         let parcel = compressor.pack(&self.keys, BlobKind::Page, references, &plain, 1).unwrap();
@@ -128,39 +120,7 @@ impl Actor {
 }
 
 fn draft(work: &AppWork, root: ChunkId) -> Bytes {
-    let body = Body {
-        workload_name: work.name.clone(),
-        agent: name("agent"),
-        source: "nowhere".into(),
-        consistency: Consistency::Application,
-        frozen_ms: 0,
-        root,
-        stats: Stats::default(),
-        gaps: GapList::Inline(vec![]),
-        policy: work.policy.parse().unwrap(),
-        policy_version: 1,
-        previous: None,
-        committed: Timestamp::default(),
-        software: "0".into(),
-        hooks: String::new(),
-    };
-    postcard::to_stdvec(&body).unwrap().into()
-}
-
-/// Keeps what a directory is made of.
-#[derive(Default)]
-struct Kept(Option<(Vec<Reference>, Vec<u8>)>);
-
-impl BlobSink for Kept {
-    fn put(
-        &mut self,
-        _: BlobKind,
-        references: Vec<Reference>,
-        plain: Vec<u8>,
-    ) -> Result<ChunkId, SinkError> {
-        self.0 = Some((references, plain));
-        Ok(ChunkId([0; 32]))
-    }
+    played::draft(&work.name, name("agent"), &work.policy, Consistency::Application, root)
 }
 
 fn says(work: &AppWork, key: &str) -> String {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 pub(crate) mod cluster;
+pub(crate) mod files;
 pub(crate) mod mounting;
 pub(crate) mod network;
 pub(crate) mod oddities;
