@@ -28,7 +28,9 @@ const GUEST_PATIENCE: Duration = Duration::from_secs(240);
 /// What `SCSI` calls a drive and an arm.
 const TAPE: &str = "1";
 const CHANGER: &str = "8";
-const MODULES: [&str; 5] = ["virtio_pci", "virtio_scsi", "sg", "st", "ch"];
+const MODULES: &str = "virtio_scsi sg st ch";
+/// The script that makes the guests of this house.
+const INITRAMFS: &str = include_str!("../../agent/src/vmlab/initramfs.sh");
 
 #[test]
 fn a_library_by_the_generic_devices_of_linux() {
@@ -162,11 +164,12 @@ struct Guest {
 impl Guest {
     fn start(dir: &Path, target: &str) -> Self {
         let (kernel, initrd) = pack(dir);
+        let words = format!("console=ttyS0 quiet panic=-1 lab.run={}", orders());
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-accel", "tcg", "-m", "512", "-display", "none", "-nodefaults"]);
         command.args(["-no-reboot", "-serial", "stdio", "-kernel"]).arg(kernel);
         command.arg("-initrd").arg(initrd);
-        command.args(["-append", "console=ttyS0 quiet panic=-1", "-iscsi"]);
+        command.args(["-append", &words, "-iscsi"]);
         command.args(["initiator-name=iqn.2026-01.test:guest", "-device"]);
         command.arg("virtio-scsi-pci,id=bus");
         for lun in 1..=3 {
@@ -209,6 +212,20 @@ impl Drop for Guest {
     }
 }
 
+/// What the guest does: it runs this program, says how that ended, and ends.
+fn orders() -> String {
+    let own = std::env::current_exe().unwrap();
+    let program = own.file_name().unwrap().to_str().unwrap();
+    let lines = format!(
+        "for wait in 1 2 3 4 5 6 7 8 9 10; do [ -e /dev/sg2 ] && break; sleep 1; done
+         {INSIDE}=1 {program} --nocapture --test-threads 1 > /dev/ttyS0 2>&1
+         echo \"GUEST-RESULT $?\" > /dev/ttyS0
+         sleep 1
+         poweroff -f"
+    );
+    data_encoding::BASE64.encode(lines.as_bytes())
+}
+
 /// The kernel, and the file system it begins with.
 fn pack(dir: &Path) -> (PathBuf, PathBuf) {
     let own = std::env::current_exe().unwrap();
@@ -220,10 +237,10 @@ fn pack(dir: &Path) -> (PathBuf, PathBuf) {
     let kernel = kernel.into_iter().find(named).unwrap();
     let version = kernel.file_name().unwrap().to_str().unwrap().replace("vmlinuz-", "");
     let script = dir.join("pack.sh");
-    fs::write(&script, include_str!("scsi_kit/pack.sh")).unwrap();
+    fs::write(&script, INITRAMFS).unwrap();
     let initrd = dir.join("initrd");
     let mut command = Command::new("sh");
-    command.arg(script).arg(&initrd).arg(&root).arg(version).arg(&own).arg(INSIDE).args(MODULES);
+    command.arg(script).arg(&initrd).arg(&root).arg(version).arg(&own).env("LAB_MODULES", MODULES);
     assert!(command.status().unwrap().success());
     (kernel, initrd)
 }

@@ -1,6 +1,7 @@
 #!/bin/sh
 # initramfs.sh OUT KERNEL_ROOT KERNEL_VERSION PROGRAM...
-# A guest that is a busybox, a QEMU guest agent and the programs named: all in memory. It mounts
+# A guest that is a busybox, a QEMU guest agent and the programs named, or given by their paths: all
+# in memory. LAB_MODULES are loaded beside what it needs of its kernel. It mounts
 # the ext4 file systems on its disks at /mnt/vda, /mnt/vdb, ..., says GUEST-READY on ttyS0, and
 # runs the script that its kernel's word lab.run= holds in base64.
 set -eu
@@ -21,7 +22,7 @@ for word in $("$busybox" --list); do
   [ "$word" = busybox ] || ln -sf busybox "$tree/bin/$word"
 done
 : > "$tree/etc/modules"
-for module in virtio_pci virtio_blk virtio_console ext4; do
+for module in virtio_pci virtio_blk virtio_console ext4 ${LAB_MODULES:-}; do
   modprobe -d "$base" -S "$version" --show-depends "$module"
 done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r file; do
   name=$(basename "$file")
@@ -36,8 +37,8 @@ for program in qemu-ga "$@"; do
   file=$(PATH=$PATH:/usr/sbin:/sbin command -v "$program")
   file=$(readlink -f "$file")
   mkdir -p "$tree/usr/bin"
-  rm -f "$tree/bin/$program"
-  cp -L "$file" "$tree/usr/bin/$program"
+  rm -f "$tree/bin/${program##*/}"
+  cp -L "$file" "$tree/usr/bin/${program##*/}"
   { ldd "$file" 2>/dev/null || true; } | { grep -o '/[^ )]*' || true; } | while read -r library; do
     mkdir -p "$tree$(dirname "$library")"
     [ -e "$tree$library" ] || cp -L "$library" "$tree$library"
