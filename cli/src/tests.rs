@@ -21,6 +21,8 @@ fn commands_are_understood() {
         "policy apply p.toml",
         "what-if p.toml",
         "protect web --wait",
+        "jobs",
+        "jobs --live",
         "jobs list --live",
         "points web",
         "ls latest:web:/etc -R",
@@ -62,6 +64,7 @@ fn nonsense_is_refused_as_usage() {
         "restore 456789ab --to /a --on db1:/a",
         "restore 456789ab --to /a --from primary --media /lib",
         "restore 456789ab --to /a --overwrite maybe",
+        "jobs --live show 01",
         "hold place audit --why x",
         "init /srv --org ACME",
     ] {

@@ -11,24 +11,31 @@ use crate::session::{Session, unexpected};
 /// Among how many jobs one is looked for by its last digits.
 const LOOKED_AT_MAX: u32 = 1000;
 
-/// What is being done, and what was done
+/// What is being done, and what was done: by itself, the list
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct JobsArgs {
     #[command(subcommand)]
-    order: JobsOrder,
+    order: Option<JobsOrder>,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+/// Which jobs are listed.
+#[derive(Args, Debug)]
+struct ListArgs {
+    /// Those not ended only
+    #[arg(long)]
+    live: bool,
+    /// How many at most
+    #[arg(long, short = 'n', default_value_t = 30)]
+    most: u32,
 }
 
 #[derive(Subcommand, Debug)]
 enum JobsOrder {
     /// List jobs, newest first
-    List {
-        /// Those not ended only
-        #[arg(long)]
-        live: bool,
-        /// How many at most
-        #[arg(long, short = 'n', default_value_t = 30)]
-        most: u32,
-    },
+    List(ListArgs),
     /// Show a job with everything that happened to it
     Show {
         /// An id, or its last digits
@@ -44,8 +51,8 @@ enum JobsOrder {
 impl JobsArgs {
     pub(crate) async fn run(self, session: &Session) -> Result<Ending, Failure> {
         let contact = session.contact().await?;
-        let request = match self.order {
-            JobsOrder::List { live, most } => {
+        let request = match self.order.unwrap_or(JobsOrder::List(self.list)) {
+            JobsOrder::List(ListArgs { live, most }) => {
                 Request::Jobs { live: if live { Live::Only } else { Live::All }, most }
             }
             JobsOrder::Show { job } => Request::Job { job: resolve(&contact, &job).await? },
