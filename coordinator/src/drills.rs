@@ -11,9 +11,7 @@ use std::sync::Arc;
 use strongroom_protocol::control::{Ending, ProofNews, Shown, ToNode, Work};
 use strongroom_protocol::drill::{DrillRow, DrillWork};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
-use strongroom_protocol::{
-    Chain, CopyName, Generation, JobId, NodeName, Timestamp, WorkloadName,
-};
+use strongroom_protocol::{Chain, CopyName, Generation, JobId, NodeName, Timestamp, WorkloadName};
 
 use self::due::{Due, Past, Place, drill_of, due, pasts};
 use crate::catalog::{CatalogError, DrillRecord, PointRecord, Start, Verdict};
@@ -143,9 +141,8 @@ impl Drills {
         by: &str,
     ) -> Result<JobId, Refusal> {
         let refused = |kind, text: String| Err(Refusal::new(kind, text));
-        let unavailable = |error: CatalogError| {
-            Refusal::new(RefusalKind::Unavailable, Chain(&error).to_string())
-        };
+        let unavailable =
+            |error: CatalogError| Refusal::new(RefusalKind::Unavailable, Chain(&error).to_string());
         let in_force = self.site.in_force();
         let declared = &in_force.declared;
         let Some(policy) = declared.policy_of(workload) else {
@@ -267,7 +264,8 @@ pub(crate) fn shown(
     };
     let place = (node, copy, news.point);
     let drills = site.catalog.drills(Some(&point.workload), DRILLS_LOOKED_AT)?;
-    let is_known = drills.iter().any(|of| of.node == *node && of.copy == *copy && of.point == news.point);
+    let is_known =
+        drills.iter().any(|of| of.node == *node && of.copy == *copy && of.point == news.point);
     if !is_known {
         site.catalog.begin_drill(&forgotten(site, node, copy, &point, start))?;
     }
@@ -318,7 +316,8 @@ pub(crate) fn rows(
     let in_force = site.in_force();
     let row = |drill: DrillRecord| {
         let policy = in_force.declared.policy_of(&drill.workload);
-        let rule = policy.and_then(|of| of.copies.get(&drill.copy)).and_then(|of| of.drill.as_ref());
+        let rule =
+            policy.and_then(|of| of.copies.get(&drill.copy)).and_then(|of| of.drill.as_ref());
         let age = drill.began.seconds_since(drill.moment).max(0).unsigned_abs();
         DrillRow {
             job: drill.job,

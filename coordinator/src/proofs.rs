@@ -1,7 +1,7 @@
 //! What operators say came of starting an application from a copy, at this site or at that of a
 //! proxy, and what drills there showed, into the ledger and the audit log. A start that failed
-//! makes its copy suspect and takes nothing away. Refuses proofs of copies that are not there or, named as cartridges,
-//! are none, and levels that nobody tells.
+//! makes its copy suspect and takes nothing away. Refuses proofs of copies that are not there or,
+//! named as cartridges, are none, and levels that nobody tells.
 
 use strongroom_protocol::control::{ProofNews, Showing, Shown, ToNode};
 use strongroom_protocol::opening::{Refusal, RefusalKind};

@@ -259,11 +259,7 @@ fn taken(dir: &Path) -> u64 {
 }
 
 /// Starts the process, apart from everything.
-fn start(
-    settings: &DrillSettings,
-    order: &DrillOrder,
-    key: &VaultKey,
-) -> Result<Apart, Refusal> {
+fn start(settings: &DrillSettings, order: &DrillOrder, key: &VaultKey) -> Result<Apart, Refusal> {
     let program = program(settings)?;
     let log = fs::File::create(order.dir.join(LOG_FILE));
     let log = log.map_err(|error| unavailable(format!("cannot write a log: {error}")))?;

@@ -321,9 +321,8 @@ impl TwoSites {
 
     /// Applies a policy text.
     pub async fn apply(&self, toml: &str) -> anyhow::Result<()> {
-        let request =
-            Request::PolicyApply { file: "policy.toml".to_owned(), toml: toml.to_owned() };
-        self.ask("coordinator", &request).await.map(drop)
+        let (file, toml) = ("policy.toml".to_owned(), toml.to_owned());
+        self.ask("coordinator", &Request::PolicyApply { file, toml }).await.map(drop)
     }
 
     /// Makes a point and waits for the job's end.

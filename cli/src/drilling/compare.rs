@@ -164,7 +164,8 @@ impl Comparing<'_> {
         }
         let tree = self.tree;
         for placed in tree.extents(content) {
-            let chain = |error: &dyn std::error::Error| strongroom_protocol::Chain(error).to_string();
+            let chain =
+                |error: &dyn std::error::Error| strongroom_protocol::Chain(error).to_string();
             match placed.map_err(|error| chain(&error))?.extent {
                 ChunkExtent::Chunk { id, offset, length } => {
                     let chunk = self.chunk(id)?;

@@ -26,8 +26,15 @@ const THERE: &[&str] = &["present", "going", "suspect"];
 /// Where points are read from.
 pub(crate) enum Origin {
     /// One point, that is open already.
-    Here { scene: Box<Scene>, keys: AgentKeys },
-    Media { media: PathBuf, opener: Arc<Opener>, staging: PathBuf },
+    Here {
+        scene: Box<Scene>,
+        keys: AgentKeys,
+    },
+    Media {
+        media: PathBuf,
+        opener: Arc<Opener>,
+        staging: PathBuf,
+    },
     Node(Box<Contact>),
 }
 

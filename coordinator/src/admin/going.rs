@@ -123,7 +123,8 @@ pub(super) fn detail(
         return Ok(match (&row.last_error, row.suspect(), &row.started) {
             (Some(error), ..) => error.clone(),
             (None, Some(failed), _) => {
-                let what = if failed.level == ProofLevel::Started { "started from" } else { "sound" };
+                let what =
+                    if failed.level == ProofLevel::Started { "started from" } else { "sound" };
                 format!("not {what} at {}: {}", failed.at, failed.detail)
             }
             (None, None, Some(start)) => {

@@ -47,8 +47,8 @@ pub(super) fn suspects(site: &Site) -> Result<Vec<String>, Refusal> {
             _ => "it did not hold in a drill",
         };
         Some(format!(
-            "copy {copy} of point {short} of {workload} is suspect: {what} at {at}: {why}; prove it \
-             again, and other points of it"
+            "copy {copy} of point {short} of {workload} is suspect: {what} at {at}: {why}; \
+             prove it again, and other points of it"
         ))
     });
     Ok(told.collect())

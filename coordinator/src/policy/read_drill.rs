@@ -60,14 +60,9 @@ const fn keys(kind: DrillKind) -> &'static [&'static str] {
     match kind {
         DrillKind::Files => &[],
         DrillKind::Postgres => &["query", "database", "superuser", "bin", "patience"],
-        DrillKind::Vm => &[
-            "check",
-            "patience",
-            "boot_kernel",
-            "boot_initrd",
-            "boot_append",
-            "accel",
-        ],
+        DrillKind::Vm => {
+            &["check", "patience", "boot_kernel", "boot_initrd", "boot_append", "accel"]
+        }
     }
 }
 

@@ -96,7 +96,8 @@ impl VmBootArgs {
         let unread = CancellationToken::new();
         let asking = self.ask.asking();
         let choice = Choice::Disks(Vec::new());
-        let ground = Ground::open(session, &self.copy, &self.point, &choice, unread.clone()).await?;
+        let ground =
+            Ground::open(session, &self.copy, &self.point, &choice, unread.clone()).await?;
         if !ground.lacking.is_empty() {
             return Err(Failure::new(ground.lacking.join("; ")));
         }
