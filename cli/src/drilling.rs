@@ -68,7 +68,7 @@ pub(crate) async fn run(session: &Session) -> Result<Ending, Failure> {
         Ok(Outcome { shown, took_ms, detail }) => {
             DrillAnswer::Shown { outcome: shown, took_ms, detail }
         }
-        Err(failure) => DrillAnswer::Nothing { why: failure.to_string() },
+        Err(failure) => DrillAnswer::Nothing { why: failure.sentence() },
     };
     answer.write(&dir)?;
     Ok(Ending::Done)
@@ -127,7 +127,7 @@ fn opened(
     let source: Source = Arc::new(repo);
     Ok(match Scene::open(source, manifest) {
         Ok(scene) => Ok((scene, key.agent_keys())),
-        Err(failure) => Err(failure.to_string()),
+        Err(failure) => Err(failure.sentence()),
     })
 }
 

@@ -70,12 +70,17 @@ fn a_machine_boots_at_the_proxy_from_its_point_and_answers_or_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let initrd = dir.path().join("initrd");
     kernel().initramfs(&initrd, &[]).unwrap();
-    let (mut machine, disk) = made(dir.path(), &initrd);
+    let (machine, disk) = made(dir.path(), &initrd);
     let sites = Sites::raise(&dir.path().join("sites"));
     let check = format!("check = \"{CHECK}\"\npatience = \"180s\"");
     sites.apply(&policy(&machine, &initrd, &check));
     sites.protect("web");
     sites.await_copy("web", "secondary", "readable");
+    let others = [
+        ("check = \"[ -e /mnt/vda/nothing ]\"\npatience = \"180s\"", "/mnt/vda/nothing"),
+        ("patience = \"1s\"", ""),
+    ];
+    let others = others.map(|(asked, said)| (policy(&machine, &initrd, asked), said));
     machine.kill();
     fs::remove_file(disk).unwrap();
 
@@ -86,11 +91,8 @@ fn a_machine_boots_at_the_proxy_from_its_point_and_answers_or_is_told() {
     let status = sites.run(&["--json", "--site", "a", "status"]);
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
     assert!(status.contains("web owes a recovery within 1s"), "{status}");
-    for (asked, said) in [
-        ("check = \"[ -e /mnt/vda/nothing ]\"\npatience = \"180s\"", "/mnt/vda/nothing"),
-        ("patience = \"1s\"", ""),
-    ] {
-        sites.apply(&policy(&machine, &initrd, asked));
+    for (policy, said) in others {
+        sites.apply(&policy);
         let row = drilled(&sites);
         assert_eq!(row["verdict"], "failed", "{row}");
         assert!(row["detail"].as_str().unwrap().contains(said), "{row}");

@@ -21,6 +21,7 @@ use strongroom_store::disk::{Disk as _, LocalDisk};
 use strongroom_store::keys::VaultKey;
 use strongroom_store::repo::Repo;
 
+use crate::expire::Keeper;
 use crate::proofs::Proofs;
 
 /// Where drills lie unless `node.toml` says otherwise, and how the directory of one begins.
@@ -86,6 +87,7 @@ pub(crate) struct Range<'p> {
     pub(crate) home: &'p Home,
     pub(crate) repo: &'p Repo,
     pub(crate) proofs: &'p Proofs,
+    pub(crate) keeper: &'p Keeper,
     pub(crate) clock: &'p dyn Clock,
 }
 
@@ -157,8 +159,11 @@ fn keep(
         Shown::Held => format!("held: {}", showing.detail),
         Shown::Failed => format!("FAILED: {}", showing.detail),
     };
-    let at = range.clock.now();
+    let (at, outcome) = (range.clock.now(), showing.outcome);
     range.proofs.keep(ProofNews { point: work.point, copy: None, by, at, showing })?;
+    if outcome == Shown::Held {
+        range.keeper.proven(work.point);
+    }
     Ok((Progress::default(), text))
 }
 

@@ -77,8 +77,8 @@ type Outcome = Result<(Progress, String), Refusal>;
 
 impl Hands {
     fn range(&self) -> Range<'_> {
-        let Self { home, repo, proofs, clock, .. } = self;
-        Range { home, repo, proofs, clock: &**clock }
+        let Self { home, repo, proofs, keeper, clock, .. } = self;
+        Range { home, repo, proofs, keeper, clock: &**clock }
     }
 
     async fn do_work(self: &Arc<Self>, task: &Task) -> Outcome {

@@ -56,10 +56,15 @@ impl DrillArgs {
                 };
                 let row = watch(session, &contact, &workload, job.id).await?;
                 let verdict = (row.verdict.clone(), row.detail.clone());
+                let (copy, point) = (row.copy.clone(), row.point.short());
                 session.out.answer(&Response::Drills(vec![row]))?;
                 match verdict {
                     (held, _) if held == "held" => Ok(Ending::Done),
-                    (other, why) => Err(Failure::new(format!("the drill {other}: {why}"))),
+                    (failed, why) if failed == "failed" => {
+                        Err(Failure::new(format!("the drill failed: {why}"))
+                            .hint(format!("copy {copy} of point {point} is suspect")))
+                    }
+                    (_, why) => Err(Failure::new(format!("the drill showed nothing: {why}"))),
                 }
             }
         }

@@ -180,8 +180,6 @@ impl Sampled for ToNode {
             AppKind::Vsphere,
         ];
         all.extend(apps.map(protecting_app).map(Work::ProtectApp).map(assign));
-        let kinds = [DrillKind::Files, DrillKind::Postgres, DrillKind::Vm];
-        all.extend(kinds.map(drilling).map(assign));
         all.push(Self::ProofNoted { point: id(3), at: at(9) });
         all.push(Self::Lead(lead()));
         let (file, toml) = ("policy.toml".to_owned(), "[policy.p]".to_owned());
@@ -191,6 +189,8 @@ impl Sampled for ToNode {
             kind: AppKind::Postgres,
             settings: vec![("user".to_owned(), "backup".to_owned())],
         })));
+        let kinds = [DrillKind::Files, DrillKind::Postgres, DrillKind::Vm];
+        all.extend(kinds.map(drilling).map(assign));
         all
     }
 }
