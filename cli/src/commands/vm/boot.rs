@@ -85,6 +85,21 @@ impl VmBootArgs {
         lived
     }
 
+    /// The point, with all of it at hand.
+    async fn ground(
+        &self,
+        session: &Session,
+        unread: &CancellationToken,
+    ) -> Result<Ground, Failure> {
+        let choice = Choice::Disks(Vec::new());
+        let ground =
+            Ground::open(session, &self.copy, &self.point, &choice, unread.clone()).await?;
+        match ground.lacking.is_empty() {
+            true => Ok(ground),
+            false => Err(Failure::new(ground.lacking.join("; "))),
+        }
+    }
+
     /// From the order to the end of the machine.
     async fn live(
         self,
@@ -95,12 +110,7 @@ impl VmBootArgs {
     ) -> Result<Ending, Failure> {
         let unread = CancellationToken::new();
         let asking = self.ask.asking();
-        let choice = Choice::Disks(Vec::new());
-        let ground =
-            Ground::open(session, &self.copy, &self.point, &choice, unread.clone()).await?;
-        if !ground.lacking.is_empty() {
-            return Err(Failure::new(ground.lacking.join("; ")));
-        }
+        let ground = self.ground(session, &unread).await?;
         let booted = boot(session, &ground.scene, self.accel, &asking, place, &unread).await?;
         let Booted { running, about, mut serving, tally } = booted;
         let running = answered(running, asking.patience, stop).await?;
