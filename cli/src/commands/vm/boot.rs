@@ -109,8 +109,8 @@ impl VmBootArgs {
         kept: &mut Kept,
     ) -> Result<Ending, Failure> {
         let unread = CancellationToken::new();
-        let asking = self.ask.asking();
         let ground = self.ground(session, &unread).await?;
+        let asking = self.ask.asking();
         let booted = boot(session, &ground.scene, self.accel, &asking, place, &unread).await?;
         let Booted { running, about, mut serving, tally } = booted;
         let running = answered(running, asking.patience, stop).await?;
