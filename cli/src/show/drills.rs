@@ -40,7 +40,9 @@ pub(super) fn drills(rows: &[DrillRow], face: &Face) -> String {
 
 /// What the recovery took, and what was wanted where that is less.
 fn recovery(row: &DrillRow) -> String {
-    let Some(took_ms) = row.recovery_ms else { return "-".to_owned() };
+    // What did not hold recovered nothing.
+    let took_ms = row.recovery_ms.filter(|_| row.verdict == "held");
+    let Some(took_ms) = took_ms else { return "-".to_owned() };
     let took = match took_ms {
         ..60_000 => format!("{:.1} s", took_ms as f64 / 1000.0),
         _ => human::duration(took_ms / 1000),
