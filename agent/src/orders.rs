@@ -129,6 +129,7 @@ impl Worker for Hands {
             }
             Work::Recover(work) => recover::perform(&task, *work).await,
             Work::Aux { .. }
+            | Work::Drill(_)
             | Work::Expire { .. }
             | Work::Heal { .. }
             | Work::Look { .. }

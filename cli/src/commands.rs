@@ -2,6 +2,7 @@
 
 mod diff;
 mod directory;
+mod drill;
 mod dump;
 mod enrol;
 mod export;
@@ -37,6 +38,7 @@ use crate::session::Session;
 
 pub(crate) use postgres::{BROKEN_OFF, WAL_FETCH};
 pub(crate) use restore::{CopyArgs, copy_site};
+pub(crate) use vm::{MachineAsked, drill_machine};
 
 /// Everything the tool can do.
 #[derive(Subcommand, Debug)]
@@ -72,6 +74,10 @@ pub(crate) enum Command {
     Find(find::FindArgs),
     Diff(diff::DiffArgs),
     Directory(directory::DirectoryArgs),
+    Drill(drill::DrillArgs),
+    /// Carry out a drill for a proxy, told over standard input
+    #[command(hide = true)]
+    DrillProcess,
     Dump(dump::DumpArgs),
     Export(export::ExportArgs),
     Mount(mount::MountArgs),
@@ -119,6 +125,8 @@ impl Command {
             Self::Find(args) => args.run(session).await,
             Self::Diff(args) => args.run(session).await,
             Self::Directory(args) => args.run(session).await,
+            Self::Drill(args) => args.run(session).await,
+            Self::DrillProcess => crate::drilling::run(session).await,
             Self::Dump(args) => args.run(session).await,
             Self::Export(args) => args.run(session).await,
             Self::Mount(args) => args.run(session).await,

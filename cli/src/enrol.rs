@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use strongroom_certs::{Token, TokenError, files};
 use strongroom_node::enrol::{EnrolFailure, enrol as redeem, introduce};
-use strongroom_node::home::{Floor, Home, HomeError, MediaSettings, SETTINGS_FILE, Settings};
+use strongroom_node::home::{
+    DrillSettings, Floor, Home, HomeError, MediaSettings, SETTINGS_FILE, Settings,
+};
 use strongroom_node::log::LogStyle;
 use strongroom_protocol::{Clock, Identity, NodeName, Role, SiteName};
 
@@ -153,6 +155,7 @@ async fn enrol_agent(
         library: None,
         floor: Floor::default(),
         media: MediaSettings::default(),
+        drills: DrillSettings::default(),
         log: LogStyle::default(),
         scrub: strongroom_node::scrubber::ScrubSettings::default(),
     };

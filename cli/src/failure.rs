@@ -83,6 +83,16 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// What it says, for what is kept on record.
+    pub(crate) fn sentence(&self) -> String {
+        match &self.hint {
+            Some(hint) => format!("{} ({hint})", self.text),
+            None => self.text.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "strongroom: {}", self.text)?;

@@ -5,6 +5,7 @@
 
 mod booting;
 mod commands;
+mod drilling;
 mod enrol;
 mod exporting;
 mod failure;

@@ -9,7 +9,7 @@ use strongroom_certs::{
     Authority, CaError, Cost, Credential, EnrolError, FileError, KeyError, KeyPair, NoRandomness,
     RecoveryKey, Root, RootFingerprint, Secret, files,
 };
-use strongroom_node::home::{Floor, Home, HomeError, MediaSettings, Settings};
+use strongroom_node::home::{DrillSettings, Floor, Home, HomeError, MediaSettings, Settings};
 use strongroom_protocol::{Identity, NodeName, OrgName, RepoId, Role, SiteName, Timestamp};
 use strongroom_store::cut::CutParams;
 use strongroom_store::disk::LocalDisk;
@@ -288,6 +288,7 @@ fn settings(order: &InitOrder, role: Role) -> Result<Settings, SetupError> {
         library: None,
         floor: Floor::default(),
         media: MediaSettings::default(),
+        drills: DrillSettings::default(),
         log: strongroom_node::log::LogStyle::default(),
         scrub: strongroom_node::scrubber::ScrubSettings::default(),
     })

@@ -3,6 +3,7 @@
 //! could move the cursor taken out.
 
 mod cartridges;
+mod drills;
 mod entries;
 mod jobs;
 mod lead;
@@ -50,6 +51,7 @@ pub(crate) fn response(response: &Response, face: &Face) -> String {
         Response::Scrub(report) => site::scrub(report, face),
         Response::Verified(report) => site::verified(report),
         Response::Media(rows) => site::media(rows, face),
+        Response::Drills(rows) => drills::drills(rows, face),
         Response::Cartridges(rows) => cartridges::table(rows, face),
         Response::Space(report) => space::space(report, face),
         Response::Lead(report) => lead::lead(report, face),

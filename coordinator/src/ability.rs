@@ -17,6 +17,7 @@ const FIRST: Version = (0, 1, 0);
 type Kind = (&'static str, Version);
 
 const AUX: Kind = ("write to media", EVER);
+const DRILL: Kind = ("drill", FIRST);
 const EXPIRE: Kind = ("let points go", FIRST);
 const HEAL: Kind = ("give back what is hurt", FIRST);
 const LOOK: Kind = ("look at copies", FIRST);
@@ -28,11 +29,12 @@ const RECOVER: Kind = ("recover", EVER);
 const REPLICATE: Kind = ("replicate", EVER);
 
 /// What proxies are ordered to do.
-const OF_PROXIES: [Kind; 6] = [REPLICATE, AUX, PROVE, EXPIRE, HEAL, LOOK];
+const OF_PROXIES: [Kind; 7] = [REPLICATE, AUX, PROVE, EXPIRE, HEAL, LOOK, DRILL];
 
 const fn kind_of(work: &Work) -> Kind {
     match work {
         Work::Aux { .. } => AUX,
+        Work::Drill(_) => DRILL,
         Work::Expire { .. } => EXPIRE,
         Work::Heal { .. } => HEAL,
         Work::Look { .. } => LOOK,

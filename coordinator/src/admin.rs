@@ -11,8 +11,9 @@ use std::sync::Arc;
 use strongroom_node::inspect;
 use strongroom_protocol::admin::{Request, Response};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
-use strongroom_protocol::{Chain, Identity};
+use strongroom_protocol::{Chain, Identity, JobId};
 
+use crate::drills;
 use crate::foreman::{ForemanDesk, News};
 use crate::lead;
 use crate::proofs;
@@ -41,13 +42,11 @@ pub(crate) async fn answer(
         }
         Request::Protect { workload } => {
             let ask = |reply| News::Protect { workload, by, reply };
-            match foreman.ask(ask).await {
-                Ok(job) => {
-                    let site = Arc::clone(site);
-                    blocking(move || tables::job(&site, job).map(Response::Job)).await
-                }
-                Err(refusal) => Err(refusal),
-            }
+            answered_by_job(site, foreman.ask(ask).await).await
+        }
+        Request::Drill { workload, copy } => {
+            let ask = |reply| News::Drill { workload, copy, by, reply };
+            answered_by_job(site, foreman.ask(ask).await).await
         }
         Request::Cancel { job } => {
             let asked = foreman.ask(|reply| News::Cancel { job, by, reply }).await;
@@ -61,13 +60,7 @@ pub(crate) async fn answer(
             match order.await {
                 Ok(order) => {
                     let started = foreman.ask(|reply| News::Recover { order, reply }).await;
-                    match started {
-                        Ok(job) => {
-                            let site = Arc::clone(site);
-                            blocking(move || tables::job(&site, job).map(Response::Job)).await
-                        }
-                        Err(refusal) => Err(refusal),
-                    }
+                    answered_by_job(site, started).await
                 }
                 Err(refusal) => Err(refusal),
             }
@@ -89,6 +82,15 @@ pub(crate) async fn answer(
         }
     };
     answered.unwrap_or_else(Response::Refused)
+}
+
+/// The job that an order began.
+async fn answered_by_job(
+    site: &Arc<Site>,
+    began: Result<JobId, Refusal>,
+) -> Result<Response, Refusal> {
+    let (site, job) = (Arc::clone(site), began?);
+    blocking(move || tables::job(&site, job).map(Response::Job)).await
 }
 
 /// Whether a request may change what is wanted.
@@ -125,6 +127,10 @@ fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal>
             tables::points(site, workload.as_ref()).map(Response::Points)
         }
         Request::Why { point } => going::why(site, &point).map(Response::Why),
+        Request::Drills { workload, most } => {
+            let rows = drills::rows(site, workload.as_ref(), most);
+            rows.map(Response::Drills).map_err(|error| unavailable(&error))
+        }
         Request::Media => tables::media(site).map(Response::Media),
         Request::Holds => tables::holds(site).map(Response::Holds),
         Request::Audit { most } => inspect::audit(site.audit.path(), most),
@@ -169,6 +175,7 @@ fn look_up(site: &Site, request: Request, by: &str) -> Result<Response, Refusal>
         }
         Request::Lead => Ok(Response::Lead(lead::report(site))),
         Request::Cancel { .. }
+        | Request::Drill { .. }
         | Request::LeadConfirm { .. }
         | Request::LeadPropose { .. }
         | Request::PolicyApply { .. }

@@ -7,6 +7,7 @@
 //! then from these methods, and run the same tests.
 
 mod cell;
+mod drills;
 mod grace;
 mod jobs;
 mod ledger;
@@ -27,6 +28,7 @@ use strongroom_protocol::{CopyName, JobId, PointId};
 use crate::job::Illegal;
 use crate::retention::Label;
 
+pub use drills::{DrillRecord, Verdict};
 pub use grace::{Doomed, Settled};
 pub use jobs::{JobFilter, JournalRow};
 pub use ledger::{CopyEvent, Debt, LedgerRow};
@@ -42,6 +44,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("catalog/schema2.sql"),
     include_str!("catalog/schema3.sql"),
     include_str!("catalog/schema4.sql"),
+    include_str!("catalog/schema5.sql"),
 ];
 /// How long a second process that looks into the file may hold it.
 const BUSY_WAIT: Duration = Duration::from_secs(10);

@@ -34,6 +34,7 @@ const LOOK_SECONDS: i64 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doing {
     Aux,
+    Drill,
     Expire,
     Look,
     Prove,
@@ -44,6 +45,7 @@ impl Doing {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Aux => "aux-copy",
+            Self::Drill => "drill",
             Self::Expire => "expire",
             Self::Look => "look",
             Self::Prove => "prove",

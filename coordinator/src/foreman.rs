@@ -9,7 +9,7 @@ use strongroom_node::uplink::SOFTWARE;
 use strongroom_protocol::control::{FromNode, Overwrite};
 use strongroom_protocol::opening::Refusal;
 use strongroom_protocol::{
-    Chain, Generation, Identity, JobId, NodeName, PointId, Role, Timestamp, WorkloadName,
+    Chain, CopyName, Generation, Identity, JobId, NodeName, PointId, Role, Timestamp, WorkloadName,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ability::lacking_of_proxy;
 use crate::catalog::NodeNote;
 use crate::copies::Copies;
+use crate::drills::Drills;
 use crate::expire::far::Far;
 use crate::jobs::{IngestPlan, Jobs, Report};
 use crate::lead;
@@ -66,6 +67,13 @@ pub(crate) enum News {
         node: NodeName,
         point: PointId,
         reply: Reply<()>,
+    },
+    /// An operator wants a drill of a workload's newest point.
+    Drill {
+        workload: WorkloadName,
+        copy: Option<CopyName>,
+        by: String,
+        reply: Reply<JobId>,
     },
     Heard(Heard),
     /// An agent wants to send the blobs of its assignment.
@@ -126,6 +134,7 @@ struct Foreman {
     site: Arc<Site>,
     jobs: Jobs,
     copies: Copies,
+    drills: Drills,
     far: Far,
 }
 
@@ -139,6 +148,7 @@ pub(crate) fn start(
     let mut foreman = Foreman {
         jobs: Jobs::new(Arc::clone(&site)),
         copies: Copies::new(Arc::clone(&site)),
+        drills: Drills::new(Arc::clone(&site)),
         far: Far::new(Arc::clone(&site)),
         site,
     };
@@ -165,17 +175,23 @@ impl Foreman {
     fn take_up(&mut self) {
         self.jobs.take_up();
         self.copies.take_up();
+        self.drills.take_up();
     }
 
     fn hear(&mut self, news: News) {
         match news {
-            News::Cancel { job, by, reply } => answer(reply, self.jobs.cancel(job, &by)),
+            News::Cancel { job, by, reply } => answer(reply, self.cancel(job, &by)),
             News::Committed { job, generation, outcome } => {
                 self.jobs.report(Report::Committed { job, generation, outcome });
                 self.copies.reconsider();
             }
             News::Granted { job, node, point, reply } => {
                 answer(reply, self.jobs.granted(job, &node, point));
+            }
+            News::Drill { workload, copy, by, reply } => {
+                let may = self.may("no drill is ordered");
+                let order = |()| self.drills.wanted(&workload, copy.as_ref(), &by);
+                answer(reply, may.and_then(order));
             }
             News::Heard(heard) => self.hear_node(heard),
             News::Ingest { job, generation, node, reply } => match self.may("no point is taken") {
@@ -208,9 +224,14 @@ impl Foreman {
         self.start_what_is_due(now);
         self.jobs.tick(now);
         self.copies.tick(now);
+        self.drills.tick(now);
         if self.site.lets_go() {
             self.far.tick(now);
         }
+    }
+
+    fn cancel(&mut self, job: JobId, by: &str) -> Result<(), Refusal> {
+        if self.drills.cancel(job, by) { Ok(()) } else { self.jobs.cancel(job, by) }
     }
 
     fn may(&self, what: &str) -> Result<(), Refusal> {
@@ -253,6 +274,7 @@ impl Foreman {
                     Role::Agent => self.jobs.came(&node, &live),
                     _ => {
                         self.copies.came(&node, &live);
+                        self.drills.came(&node, &live);
                         self.far.came(&node, &live);
                     }
                 }
@@ -282,6 +304,7 @@ impl Foreman {
             }
             FromNode::Ended { job, ending, .. } => {
                 self.copies.ended(&node, job, &ending);
+                self.drills.ended(&node, job, &ending);
                 self.far.ended(&node, job, &ending);
             }
             FromNode::Expired { job, answers, .. } if !is_agent => {

@@ -14,6 +14,7 @@ mod admin;
 mod assign;
 mod commit;
 mod copies;
+mod drills;
 mod expire;
 mod foreman;
 mod herald;

@@ -3,12 +3,14 @@
 //! [`plan()`] says what an edit would change, point by point. Refuses unknown keys, unknown
 //! names and impossible times with file, line, column and a suggestion, several in one go.
 
+mod drill;
 mod plan;
 mod problem;
 mod reach;
 mod read;
 mod read_app;
 mod read_copy;
+mod read_drill;
 mod read_members;
 mod read_workload;
 mod sheet;
@@ -24,6 +26,7 @@ use strongroom_protocol::{CopyName, MediaSetName, NodeName, PolicyName, Workload
 use crate::retention::{Consistency, CopyRules, Keep, Period, ProofLevel, Rules, WorkloadRules};
 use crate::schedule::{Cadence, Throttle, Window};
 
+pub use drill::{Drill, kind_of, level_of};
 pub use plan::{Change, plan};
 pub use problem::{Problem, Problems};
 pub use reach::{Reach, doubts, proving};
@@ -154,6 +157,8 @@ pub struct Copy {
     pub min_proof: ProofLevel,
     /// How far, and how often, it is to be proven itself.
     pub prove: Option<Prove>,
+    /// When it is recovered from, to see whether that works.
+    pub drill: Option<Drill>,
     pub throttle: Vec<Throttle>,
     /// When it may run; empty: always.
     pub window: Vec<Window>,
@@ -201,6 +206,9 @@ pub struct Workload {
     pub source: Source,
     /// Of a cluster whose member is chosen at each run.
     pub members: Option<Members>,
+    /// How a drill asks whether it works: key and value in the order of its table
+    /// (`read_drill.rs`); lists repeat their key.
+    pub drill: Vec<(String, String)>,
 }
 
 impl Workload {

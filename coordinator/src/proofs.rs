@@ -1,13 +1,14 @@
 //! What operators say came of starting an application from a copy, at this site or at that of a
-//! proxy, into the ledger and the audit log. A start that failed makes its copy suspect and takes
-//! nothing away. Refuses proofs of copies that are not there or, named as cartridges,
-//! are none, and levels that nobody tells.
+//! proxy, and what drills there showed, into the ledger and the audit log. A start that failed
+//! makes its copy suspect and takes nothing away. Refuses proofs of copies that are not there or,
+//! named as cartridges, are none, and levels that nobody tells.
 
 use strongroom_protocol::control::{ProofNews, Showing, Shown, ToNode};
 use strongroom_protocol::opening::{Refusal, RefusalKind};
-use strongroom_protocol::{Chain, CopyName, NodeName, PointId, Timestamp};
+use strongroom_protocol::{Chain, CopyName, NodeName, PointId, Role, Timestamp};
 
 use crate::catalog::{CatalogError, CopyEvent, LedgerRow, Start};
+use crate::drills;
 use crate::policy::{CopyKind, primary};
 use crate::retention::{CopyState, ProofLevel};
 use crate::site::Site;
@@ -32,7 +33,7 @@ pub(crate) fn told(
         return Err(Refusal::new(RefusalKind::Invalid, text));
     }
     let copy = copy.unwrap_or_else(primary);
-    let Some(level) = level_of(showing) else {
+    let Some(level) = level_of(showing).filter(|level| *level == ProofLevel::Started) else {
         let text = format!(
             "{:?} is no level that an operator proves: {} is",
             showing.level,
@@ -49,8 +50,8 @@ pub(crate) fn told(
             return Err(Refusal::new(RefusalKind::Unknown, text));
         }
     }
-    let start = start_of(showing, by, site.now());
-    book(site, point, &copy, showing.outcome, start).map_err(unavailable)?;
+    let start = start_of(showing, level, by, site.now());
+    book(site, point, &copy, (showing.outcome, Told::ByPerson), start).map_err(unavailable)?;
     Ok(match showing.outcome {
         Shown::Held => format!("copy {copy} of point {point} is proven {level}"),
         Shown::Failed => format!("copy {copy} of point {point} is suspect"),
@@ -59,9 +60,13 @@ pub(crate) fn told(
 
 /// A proof as a proxy hands it over: answered once it is on record, or of no use.
 pub(crate) fn hear(site: &Site, proxy: &NodeName, news: &ProofNews) -> Result<(), CatalogError> {
+    let of_drill = news.by.role == Role::Proxy && news.by.name == *proxy;
+    let told = if of_drill { Told::ByDrill } else { Told::ByPerson };
     let settled = match level_of(&news.showing) {
-        Some(_) => take_over(site, proxy, news)?,
-        None => true,
+        Some(level) if of_drill || level == ProofLevel::Started => {
+            take_over(site, proxy, news, level, told)?
+        }
+        _ => true,
     };
     if settled && let Some(session) = site.sessions.proxy(proxy) {
         // Where it does not keep up, it tells it again.
@@ -71,7 +76,13 @@ pub(crate) fn hear(site: &Site, proxy: &NodeName, news: &ProofNews) -> Result<()
 }
 
 /// Whether nothing more is to come of it.
-fn take_over(site: &Site, proxy: &NodeName, news: &ProofNews) -> Result<bool, CatalogError> {
+fn take_over(
+    site: &Site,
+    proxy: &NodeName,
+    news: &ProofNews,
+    level: ProofLevel,
+    told: Told,
+) -> Result<bool, CatalogError> {
     // A catalog that was lost learns of points and copies again.
     let Some(record) = site.catalog.point(news.point)? else { return Ok(false) };
     let in_force = site.in_force();
@@ -94,8 +105,11 @@ fn take_over(site: &Site, proxy: &NodeName, news: &ProofNews) -> Result<bool, Ca
             Some(CopyState::Present) => {
                 // No proof is of a time to come, whatever the clock over there shows.
                 let at = news.at.min(site.now());
-                let start = start_of(&news.showing, &news.by.to_string(), at);
-                book(site, news.point, &copy, news.showing.outcome, start)?;
+                let start = start_of(&news.showing, level, &news.by.to_string(), at);
+                if told == Told::ByDrill {
+                    drills::shown(site, proxy, &copy, news, &start)?;
+                }
+                book(site, news.point, &copy, (news.showing.outcome, told), start)?;
             }
             Some(CopyState::Expired | CopyState::Removing) => {}
             _ => settled = false,
@@ -122,12 +136,20 @@ fn is_on_media(site: &Site, point: PointId, copy: &CopyName) -> Result<Option<bo
 }
 
 fn level_of(showing: &Showing) -> Option<ProofLevel> {
-    ProofLevel::from_word(&showing.level).filter(|level| *level == ProofLevel::Started)
+    let known = [ProofLevel::MountedChecked, ProofLevel::Started];
+    ProofLevel::from_word(&showing.level).filter(|level| known.contains(level))
 }
 
-fn start_of(showing: &Showing, by: &str, at: Timestamp) -> Start {
+/// Who found it out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Told {
+    ByDrill,
+    ByPerson,
+}
+
+fn start_of(showing: &Showing, level: ProofLevel, by: &str, at: Timestamp) -> Start {
     let detail = showing.detail.chars().take(DETAIL_CHARS_MAX).collect();
-    Start { at, took_ms: showing.took_ms, by: by.to_owned(), detail }
+    Start { at, took_ms: showing.took_ms, by: by.to_owned(), detail, level }
 }
 
 fn row_of(site: &Site, point: PointId, copy: &CopyName) -> Result<Option<LedgerRow>, CatalogError> {
@@ -140,7 +162,7 @@ fn book(
     site: &Site,
     point: PointId,
     copy: &CopyName,
-    outcome: Shown,
+    (outcome, told): (Shown, Told),
     start: Start,
 ) -> Result<(), CatalogError> {
     let before = row_of(site, point, copy)?;
@@ -148,9 +170,11 @@ fn book(
     if known {
         return Ok(());
     }
-    let action = match outcome {
-        Shown::Held => "prove.started",
-        Shown::Failed => "prove.failed",
+    let action = match (outcome, told) {
+        (Shown::Held, Told::ByPerson) => "prove.started",
+        (Shown::Failed, Told::ByPerson) => "prove.failed",
+        (Shown::Held, Told::ByDrill) => "drill.held",
+        (Shown::Failed, Told::ByDrill) => "drill.failed",
     };
     let subject = format!("{copy} of point {point}");
     let detail = format!("after {} s: {}", start.took_ms / 1000, start.detail);

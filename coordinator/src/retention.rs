@@ -121,8 +121,8 @@ pub struct CopyFacts {
     pub state: CopyState,
     /// By reading it.
     pub proof: Option<Proof>,
-    /// When the application was last started from it and answered.
-    pub started: Option<Timestamp>,
+    /// What was last shown by using it: its application started, or all of it mounted.
+    pub started: Option<Proof>,
     /// When it did not start from it, if that is the last that was tried.
     pub suspect: Option<Timestamp>,
     /// The medium itself refuses deletion until then.
@@ -141,14 +141,13 @@ impl CopyFacts {
     }
 }
 
-/// How far a copy is proven: by a start where one is known and none failed since, else by reading.
+/// How far a copy is proven: by its use where that is known and none failed since, else by reading.
 pub fn proven(
     read: Option<Proof>,
-    started: Option<Timestamp>,
+    started: Option<Proof>,
     suspect: Option<Timestamp>,
 ) -> Option<Proof> {
-    let started = started.filter(|_| suspect.is_none());
-    started.map(|at| Proof { level: ProofLevel::Started, at }).or(read)
+    started.filter(|_| suspect.is_none()).or(read)
 }
 
 /// What retention knows about a point. `copies` holds the ledger's rows; a copy without a row was

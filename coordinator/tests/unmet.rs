@@ -154,7 +154,8 @@ fn record(n: u8) -> PointRecord {
 
 fn start(seconds: i64) -> Start {
     let (by, detail) = ("ann".to_owned(), "pg_amcheck: 2 errors".to_owned());
-    Start { at: at(seconds), took_ms: 4200, by, detail }
+    let level = ProofLevel::Started;
+    Start { at: at(seconds), took_ms: 4200, by, detail, level }
 }
 
 #[test]
@@ -197,7 +198,7 @@ fn what_starts_showed_outlives_the_process_and_goes_with_the_copy() {
 fn a_suspect_copy_does_not_take_the_place_of_the_last_proven_one() {
     let mut points: Vec<PointFacts> = (1..=4).map(|n| facts(n, Consistency::Crash)).collect();
     for (n, started) in [(0, 10), (1, 20)] {
-        points[n].copies[0].started = Some(at(started));
+        points[n].copies[0].started = Some(Proof { level: ProofLevel::Started, at: at(started) });
         points[n].copies[0].proof = Some(Proof { level: ProofLevel::Readable, at: at(5) });
     }
     let timezone = TimeZone::UTC;

@@ -56,6 +56,9 @@ pub struct Settings {
     /// How a proxy writes and keeps media.
     #[serde(default, skip_serializing_if = "is_default")]
     pub media: MediaSettings,
+    /// Where and how far a proxy drills.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub drills: DrillSettings,
     #[serde(default, skip_serializing)]
     pub log: LogStyle,
     /// How often, how early and how fast what is stored is read back.
@@ -84,6 +87,22 @@ impl Default for MediaSettings {
     fn default() -> Self {
         Self { drives: NonZeroU32::MIN, write_once: BTreeSet::new(), refresh_days: None }
     }
+}
+
+/// Where and how far a proxy drills: the `[drills]` of its `node.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrillSettings {
+    /// The `strongroom` program that carries them out; none: this program where it is that, else
+    /// the one beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub program: Option<PathBuf>,
+    /// Where what is recovered lies meanwhile; none: `drills` in the proxy's directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<PathBuf>,
+    /// A drill that takes more of it is broken off, in GiB; none: as long as the disk has some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scratch_gib_max: Option<NonZeroU32>,
 }
 
 /// What a proxy keeps whatever its coordinator orders: the `[floor]` of its `node.toml`. All

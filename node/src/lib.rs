@@ -9,6 +9,7 @@ pub mod counted;
 pub mod crew;
 pub mod desk;
 pub mod door;
+pub mod drill;
 pub mod enrol;
 pub mod fence;
 pub mod guard;

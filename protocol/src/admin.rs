@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use self::cartridges::{CartridgeOrder, CartridgeRow, Whereabouts};
 pub use self::reports::{ScrubReport, SpaceReport, SpaceRun};
 use crate::control::{Overwrite, Progress, Showing};
+pub use crate::drill::DrillRow;
 use crate::frame::message;
 use crate::id::{
     CopyName, Identity, JobId, MediaSetName, MediumId, NodeName, PackId, PointId, PolicyName, Role,
@@ -143,8 +144,19 @@ pub enum Request {
     LeadConfirm {
         proposal: String,
     },
+    /// Recover the newest point of a workload at its proxy, now; without a copy: the first of its
+    /// policy that is a secondary snap.
+    Drill {
+        workload: WorkloadName,
+        copy: Option<CopyName>,
+    },
+    /// Drills on record, newest first.
+    Drills {
+        workload: Option<WorkloadName>,
+        most: u32,
+    },
 }
-message!(Request, "request", 32);
+message!(Request, "request", 34);
 
 /// Which jobs to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -220,8 +232,9 @@ pub enum Response {
     Cartridges(Vec<CartridgeRow>),
     Lead(LeadReport),
     Proposed(Proposal),
+    Drills(Vec<DrillRow>),
 }
-message!(Response, "response", 23);
+message!(Response, "response", 24);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReport {

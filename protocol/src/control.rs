@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::drill::DrillWork;
 use crate::frame::message;
 use crate::id::{
     CopyName, Generation, Identity, JobId, MediaSetName, PackId, PointId, RepoId, WorkloadId,
@@ -12,6 +13,7 @@ use crate::id::{
 use crate::lead::Lead;
 use crate::member::{MemberAnswer, MemberQuestion};
 use crate::opening::Refusal;
+pub use crate::proof::{MOUNTED_CHECKED, ProofNews, STARTED, Showing, Shown};
 use crate::time::Timestamp;
 
 /// Node to coordinator. The order is the wire: append only.
@@ -33,7 +35,8 @@ pub enum FromNode {
     Lost { job: JobId, generation: Generation, points: Vec<(PointId, String)> },
     /// What scrubbing met at the proxy since it was last told.
     Scrubbed(ScrubNews),
-    /// What came of starting an application from a copy there; repeated until `ProofNoted`.
+    /// What starting an application from a copy there showed, or a drill of it; repeated until
+    /// `ProofNoted`.
     Proven(ProofNews),
     /// The highest term this node knows, where it is not the first.
     Lead(Lead),
@@ -71,7 +74,7 @@ pub enum ToNode {
 message!(ToNode, "message to node", 10);
 
 /// Kinds of work that this version knows.
-const WORK_KINDS: u32 = 9;
+const WORK_KINDS: u32 = 11;
 
 /// The assignment in a header of [`ToNode`] whose kind of work is not known: it can be declined.
 pub fn unknown_work(header: &[u8]) -> Option<(JobId, Generation)> {
@@ -172,6 +175,8 @@ pub enum Work {
     ProtectBlocks { work: Box<ProtectWork>, blocks_min: u32, blocks_max: u32 },
     /// Agent: make a point of an application.
     ProtectApp(Box<AppWork>),
+    /// Proxy: recover a point here, apart from everything, and say by `Proven` what came of it.
+    Drill(Box<DrillWork>),
 }
 
 /// Whether points are only named, or are to go.
@@ -212,40 +217,6 @@ pub struct ScrubNews {
     pub lost: Vec<(PointId, String)>,
     /// What that hurts, by point and file, each in a sentence.
     pub hurt: Vec<String>,
-}
-
-/// The word of the proof level that an operator tells.
-pub const STARTED: &str = "started";
-
-/// What starting the application from a copy showed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Showing {
-    /// The word of the proof level that was tried: [`STARTED`].
-    pub level: String,
-    pub outcome: Shown,
-    /// From the order until the application answered, in milliseconds: what a recovery takes.
-    pub took_ms: u64,
-    /// What was checked, or what failed, in a sentence.
-    pub detail: String,
-}
-
-/// Whether a proof held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Shown {
-    Failed,
-    Held,
-}
-
-/// A proof as it was made at a proxy's site.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProofNews {
-    pub point: PointId,
-    /// None: the secondary snap of the proxy.
-    pub copy: Option<CopyName>,
-    /// Who told it there, and when by the proxy's clock.
-    pub by: Identity,
-    pub at: Timestamp,
-    pub showing: Showing,
 }
 
 /// A protect assignment.
@@ -363,38 +334,28 @@ mod tests {
         let to_come = postcard::to_stdvec(&(1_u32, job, generation, WORK_KINDS, "more")).unwrap();
         assert!(crate::frame::decode::<ToNode>(&to_come).is_err());
         assert_eq!(unknown_work(&to_come), Some((job, generation)));
-        let mut work = Work::Heal { packs: Vec::new(), points: Vec::new() };
-        for _ in 0..2 {
+        let heal = Work::Heal { packs: Vec::new(), points: Vec::new() };
+        // The last one, whose number is the highest there is.
+        let drill = Work::Drill(Box::new(sample()));
+        for work in [heal, drill.clone()] {
             let assign = ToNode::Assign { job, generation, work };
             let known = postcard::to_stdvec(&assign).unwrap();
             assert_eq!(unknown_work(&known), None, "{assign:?}");
-            // The last one, whose number is the highest there is.
-            work = Work::ProtectBlocks { work: Box::new(sample()), blocks_min: 1, blocks_max: 2 };
         }
-        let last = postcard::to_stdvec(&work).unwrap();
+        let last = postcard::to_stdvec(&drill).unwrap();
         assert_eq!(u32::from(last[0]), WORK_KINDS - 1);
         assert_eq!(unknown_work(&postcard::to_stdvec(&ToNode::Cancel { job }).unwrap()), None);
         assert_eq!(unknown_work(&[]), None);
     }
 
-    fn sample() -> ProtectWork {
-        ProtectWork {
-            workload: WorkloadId::from_bytes([1; 16]),
-            name: "files".parse().unwrap(),
+    fn sample() -> DrillWork {
+        DrillWork {
+            copy: "far".parse().unwrap(),
             point: PointId::from_bytes([2; 16]),
-            previous: None,
-            source: FilesSource {
-                path: b"/srv".to_vec(),
-                exclude: Vec::new(),
-                exclude_if_present: Vec::new(),
-                exclude_larger_bytes: None,
-                mounts: Mounts::Cross,
-                pre_hook: Vec::new(),
-                post_hook: Vec::new(),
-                hook_seconds_max: 1,
-            },
-            policy: "p".to_owned(),
-            policy_version: 1,
+            workload: "files".parse().unwrap(),
+            kind: crate::drill::DrillKind::Files,
+            settings: Vec::new(),
+            seconds_max: 1,
         }
     }
 }

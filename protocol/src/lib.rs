@@ -7,6 +7,7 @@ pub mod blob;
 pub mod chain;
 pub mod control;
 pub mod data;
+pub mod drill;
 pub mod enrol;
 pub mod frame;
 pub mod id;
@@ -14,6 +15,7 @@ pub mod lead;
 pub mod link;
 pub mod member;
 pub mod opening;
+pub mod proof;
 pub mod time;
 
 pub use blob::{Algorithm, BlobKind, Parcel, ParcelHead, Reference};

@@ -7,6 +7,7 @@
 mod admin;
 mod aux;
 mod cartridges;
+mod drills;
 mod expire;
 mod heal;
 mod lead;

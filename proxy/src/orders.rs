@@ -1,5 +1,5 @@
-//! What the coordinator may order a proxy to do: replicate, write media, prove, look, give back
-//! what it lost, and let go of points as far as the floor of this site allows.
+//! What the coordinator may order a proxy to do: replicate, write media, prove, drill, look, give
+//! back what it lost, and let go of points as far as the floor of this site allows.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ use strongroom_store::tape::{Barcode, TapeLibrary};
 
 use crate::aux::Tally;
 use crate::cartridges::{Cartridges, Known, What};
+use crate::drills::{Range, drill};
 use crate::expire::Keeper;
 use crate::proofs::Proofs;
 use crate::{aux, heal, look, prove, replicate};
@@ -75,7 +76,12 @@ impl Media {
 type Outcome = Result<(Progress, String), Refusal>;
 
 impl Hands {
-    async fn do_work(&self, task: &Task) -> Outcome {
+    fn range(&self) -> Range<'_> {
+        let Self { home, repo, proofs, keeper, clock, .. } = self;
+        Range { home, repo, proofs, keeper, clock: &**clock }
+    }
+
+    async fn do_work(self: &Arc<Self>, task: &Task) -> Outcome {
         match task.work.clone() {
             Work::Replicate { point, bits_per_second_max } => {
                 let progress = replicate::replicate(&self.repo, task, point, bits_per_second_max)
@@ -110,6 +116,10 @@ impl Hands {
                 let _drive = self.drives.lock().await;
                 let (repo, media) = (self.repo.clone(), self.media(library));
                 blocking(move || prove::read_media(&repo, &media, point)).await
+            }
+            Work::Drill(work) => {
+                let (hands, task) = (Arc::clone(self), task.clone());
+                blocking(move || drill(&hands.range(), &task, &work)).await
             }
             Work::Expire { points, order, .. } => self.expire(task, points, order).await,
             Work::Heal { .. } => heal::give_back(&self.repo, task).await,
@@ -186,6 +196,7 @@ const fn step_of(work: &Work) -> &'static str {
         Work::Replicate { .. } => "replicate",
         Work::Aux { .. } => "write-media",
         Work::Prove { .. } => "prove",
+        Work::Drill(_) => "drill",
         Work::Expire { .. } => "expire",
         Work::Heal { .. } => "give-back",
         Work::Look { .. } => "look",

@@ -31,6 +31,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::cartridges::{CARTRIDGES_FILE, Cartridges, JournalError as CartridgesError};
+use crate::drills;
 use crate::expire::{JOURNAL_FILE, JournalError, Keeper};
 use crate::heal::ProxyMender;
 use crate::orders::Hands;
@@ -119,6 +120,7 @@ impl Proxy {
             return Err(ProxyError::Leads { path, lead });
         }
         let audit = AuditLog::open(&home.path(AUDIT_FILE), None, clock.now())?;
+        drills::sweep(&home);
         let settings = home.settings().clone();
         let guard = Arc::new(Guard::open(&home, Arc::clone(&clock))?);
         let repo = open_repo(&home)?;

@@ -16,7 +16,7 @@ use strongroom_certs::{
 use strongroom_coordinator::Coordinator;
 use strongroom_node::ask::ask;
 use strongroom_node::enrol::{enrol, introduce};
-use strongroom_node::home::{Floor, Home, MediaSettings, Settings};
+use strongroom_node::home::{DrillSettings, Floor, Home, MediaSettings, Settings};
 use strongroom_node::log::LogStyle;
 use strongroom_node::scrubber::ScrubSettings;
 use strongroom_protocol::admin::{JobRow, PointRow, Request, Response};
@@ -156,6 +156,7 @@ impl TwoSites {
             library: None,
             floor: Floor::default(),
             media: MediaSettings::default(),
+            drills: DrillSettings::default(),
             log: LogStyle::Text,
             scrub: ScrubSettings::default(),
         };
@@ -257,6 +258,7 @@ impl TwoSites {
             library: None,
             floor: Floor::default(),
             media: MediaSettings::default(),
+            drills: DrillSettings::default(),
             log: LogStyle::Text,
             scrub: ScrubSettings::default(),
         };
@@ -319,9 +321,8 @@ impl TwoSites {
 
     /// Applies a policy text.
     pub async fn apply(&self, toml: &str) -> anyhow::Result<()> {
-        let request =
-            Request::PolicyApply { file: "policy.toml".to_owned(), toml: toml.to_owned() };
-        self.ask("coordinator", &request).await.map(drop)
+        let (file, toml) = ("policy.toml".to_owned(), toml.to_owned());
+        self.ask("coordinator", &Request::PolicyApply { file, toml }).await.map(drop)
     }
 
     /// Makes a point and waits for the job's end.

@@ -21,18 +21,20 @@ use strongroom_tests::samples::{Sampled, Visitor, variant_of, visit_all};
 use strongroom_tests::{fuzzing, source};
 
 /// The files whose code is the wire.
-const WIRE: [&str; 11] = [
+const WIRE: [&str; 13] = [
     "admin",
     "admin/cartridges",
     "admin/reports",
     "blob",
     "control",
     "data",
+    "drill",
     "enrol",
     "frame",
     "lead",
     "member",
     "opening",
+    "proof",
 ];
 
 fn read(path: &str) -> String {

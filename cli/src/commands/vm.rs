@@ -4,6 +4,7 @@
 
 mod ask;
 mod boot;
+mod drill;
 mod prove;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,9 @@ use crate::commands::restore::{CopyArgs, Overwrite, RestoreArgs};
 use crate::failure::{Ending, Failure, While};
 use crate::point_at::{PointAt, point};
 use crate::session::{Session, blocking};
+
+pub(crate) use ask::MachineAsked;
+pub(crate) use drill::drill_machine;
 
 /// Restore virtual machines, and prove that they boot
 #[derive(Args, Debug)]

@@ -1,4 +1,4 @@
-//! Where a point of a cluster is read from: a node, or media without any node.
+//! Where a point of a cluster is read from: a node, media without any node, or this host.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +25,16 @@ const THERE: &[&str] = &["present", "going", "suspect"];
 
 /// Where points are read from.
 pub(crate) enum Origin {
-    Media { media: PathBuf, opener: Arc<Opener>, staging: PathBuf },
+    /// One point, that is open already.
+    Here {
+        scene: Box<Scene>,
+        keys: AgentKeys,
+    },
+    Media {
+        media: PathBuf,
+        opener: Arc<Opener>,
+        staging: PathBuf,
+    },
     Node(Box<Contact>),
 }
 
@@ -46,6 +55,7 @@ impl Origin {
         point: &PointRef,
     ) -> Result<Opened, Failure> {
         let (scene, keys, lacking) = match self {
+            Self::Here { scene, keys } => (Scene::clone(scene), keys.clone(), Vec::new()),
             Self::Node(contact) => {
                 let id = resolve(contact, point).await?;
                 return self.open_known(session, id).await;
@@ -80,14 +90,16 @@ impl Origin {
                 let (scene, keys) = (open_remote(contact, id).await?, naming(contact, id).await?);
                 described(scene, keys, Vec::new()).await
             }
-            Self::Media { .. } => Box::pin(self.open(session, &PointRef::Id(id.to_string()))).await,
+            Self::Here { .. } | Self::Media { .. } => {
+                Box::pin(self.open(session, &PointRef::Id(id.to_string()))).await
+            }
         }
     }
 
     /// The node that is read from, if any.
     pub(crate) fn contact(&self) -> Option<&Contact> {
         match self {
-            Self::Media { .. } => None,
+            Self::Here { .. } | Self::Media { .. } => None,
             Self::Node(contact) => Some(contact),
         }
     }
@@ -95,6 +107,11 @@ impl Origin {
     /// The points of a workload that are there, oldest first.
     pub(crate) async fn points_of(&self, workload: &WorkloadName) -> Result<Vec<PointId>, Failure> {
         let mut found: Vec<_> = match self {
+            Self::Here { scene, .. } if scene.manifest.body.workload_name == *workload => {
+                let head = &scene.manifest.head;
+                vec![(head.moment, head.point)]
+            }
+            Self::Here { .. } => Vec::new(),
             Self::Node(contact) => {
                 let rows = points(contact, Some(workload.clone())).await?;
                 let there = rows.into_iter().filter(is_there);

@@ -13,7 +13,7 @@ use super::unavailable;
 use crate::catalog::LedgerRow;
 use crate::expire::{self, standing};
 use crate::policy::{self, Declared};
-use crate::retention::{self, CopyState, Grace, RetentionClock, Stance, Verdict};
+use crate::retention::{self, CopyState, Grace, ProofLevel, RetentionClock, Stance, Verdict};
 use crate::site::Site;
 
 type Answer<T> = Result<T, Refusal>;
@@ -123,11 +123,18 @@ pub(super) fn detail(
         return Ok(match (&row.last_error, row.suspect(), &row.started) {
             (Some(error), ..) => error.clone(),
             (None, Some(failed), _) => {
-                format!("not started from at {}: {}", failed.at, failed.detail)
+                let what =
+                    if failed.level == ProofLevel::Started { "started from" } else { "sound" };
+                format!("not {what} at {}: {}", failed.at, failed.detail)
             }
             (None, None, Some(start)) => {
                 let seconds = start.took_ms as f64 / 1000.0;
-                format!("started from, and answered after {seconds:.1} s")
+                match start.level {
+                    ProofLevel::Started => {
+                        format!("started from, and answered after {seconds:.1} s")
+                    }
+                    _ => format!("mounted and compared in {seconds:.1} s"),
+                }
             }
             (None, None, None) => String::new(),
         });

@@ -5,7 +5,8 @@ use strongroom_protocol::opening::Refusal;
 use strongroom_protocol::{PointId, WorkloadName};
 
 use super::unavailable;
-use crate::retention::Consistency;
+use crate::drills;
+use crate::retention::{Consistency, ProofLevel};
 use crate::site::Site;
 use crate::unmet::{Unmet, unmet};
 
@@ -31,6 +32,7 @@ pub(super) fn debts(site: &Site) -> Result<Vec<String>, Refusal> {
         };
         debts.push(debt.sentence(&evidence));
     }
+    debts.extend(drills::slow(site).map_err(|error| unavailable(&error))?);
     Ok(debts)
 }
 
@@ -40,9 +42,13 @@ pub(super) fn suspects(site: &Site) -> Result<Vec<String>, Refusal> {
     let told = suspects.iter().filter_map(|(workload, row)| {
         let failed = row.suspect()?;
         let (copy, short, at, why) = (&row.copy, row.point.short(), failed.at, &failed.detail);
+        let what = match failed.level {
+            ProofLevel::Started => "the application did not start from it",
+            _ => "it did not hold in a drill",
+        };
         Some(format!(
-            "copy {copy} of point {short} of {workload} is suspect: the application did not start \
-             from it at {at}: {why}; prove it again, and other points of it"
+            "copy {copy} of point {short} of {workload} is suspect: {what} at {at}: {why}; \
+             prove it again, and other points of it"
         ))
     });
     Ok(told.collect())

@@ -43,7 +43,7 @@ impl LedgerRow {
     /// As retention sees it.
     pub fn into_facts(self) -> CopyFacts {
         let suspect = self.suspect().map(|start| start.at);
-        let started = self.started.as_ref().map(|start| start.at);
+        let started = self.started.as_ref().map(Start::proof);
         let Self { copy, state, proof, lock_until, .. } = self;
         CopyFacts { copy, state, proof, started, suspect, lock_until }
     }

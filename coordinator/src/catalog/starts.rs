@@ -11,9 +11,9 @@ use strongroom_protocol::{Timestamp, WorkloadName};
 use crate::catalog::cell::text;
 use crate::catalog::ledger::{COLUMNS, COLUMNS_COUNT, ledger_row};
 use crate::catalog::{Catalog, CatalogError, LedgerRow};
-use crate::retention::{Proof, proven};
+use crate::retention::{Proof, ProofLevel, proven};
 
-/// A start of the application from a copy.
+/// A start of the application from a copy, or a mount of it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Start {
     pub at: Timestamp,
@@ -23,6 +23,20 @@ pub struct Start {
     pub by: String,
     /// What was checked, or what failed.
     pub detail: String,
+    /// What it shows where it held. Rows written before there were drills are of starts.
+    #[serde(default = "started")]
+    pub level: ProofLevel,
+}
+
+const fn started() -> ProofLevel {
+    ProofLevel::Started
+}
+
+impl Start {
+    /// What it proves where it held.
+    pub const fn proof(&self) -> Proof {
+        Proof { level: self.level, at: self.at }
+    }
 }
 
 impl LedgerRow {
@@ -34,7 +48,7 @@ impl LedgerRow {
 
     /// How far the copy is proven, by whatever means.
     pub fn proven(&self) -> Option<Proof> {
-        let started = self.started.as_ref().map(|start| start.at);
+        let started = self.started.as_ref().map(Start::proof);
         proven(self.proof, started, self.suspect().map(|start| start.at))
     }
 
@@ -107,7 +121,7 @@ mod tests {
     use super::*;
     use crate::catalog::ledger::fresh;
     use crate::policy::primary;
-    use crate::retention::{CopyState, ProofLevel};
+    use crate::retention::CopyState;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_unix_seconds(1_780_000_000 + seconds)
@@ -119,7 +133,8 @@ mod tests {
         row.proof = Some(Proof { level: ProofLevel::Readable, at: at(1) });
         for (outcome, seconds) in shown {
             let (by, detail) = ("ann".to_owned(), "5 checks".to_owned());
-            row.show(*outcome, &Start { at: at(*seconds), took_ms: 7, by, detail });
+            let level = ProofLevel::Started;
+            row.show(*outcome, &Start { at: at(*seconds), took_ms: 7, by, detail, level });
         }
         row
     }

@@ -215,6 +215,7 @@ fn policy_fields(policy: &Policy) -> Fields {
         of_copy("keep", keep_text(&copy.keep));
         of_copy("min_proof", copy.min_proof.to_string());
         of_copy("prove", prove_text(copy.prove));
+        of_copy("drill", copy.drill.as_ref().map(ToString::to_string).unwrap_or_default());
         of_copy("throttle", listed(&copy.throttle));
         of_copy("window", listed(&copy.window));
         of_copy("defer", Seconds(copy.defer_seconds).to_string());
@@ -231,6 +232,9 @@ fn workload_fields(workload: &Workload) -> Fields {
     ];
     let common = common.into_iter().map(|(field, text)| (field.to_owned(), text));
     let common = common.chain(workload.members.iter().flat_map(member_fields));
+    let asked = workload.drill.iter().map(|(key, text)| format!("{key} {text}"));
+    let asked = ("drill".to_owned(), asked.collect::<Vec<_>>().join("; "));
+    let common = common.chain([asked]);
     match &workload.source {
         Source::App(app) => {
             let mut fields: Fields = common.collect();

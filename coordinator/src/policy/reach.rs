@@ -5,6 +5,7 @@
 use strongroom_protocol::WorkloadName;
 use strongroom_protocol::control::AppKind;
 
+use crate::policy::drill::{kind_of, level_of};
 use crate::policy::sheet::{Section, Sheet};
 use crate::policy::{AppSource, CopyKind, Declared, FilesSource, Policy, Source, Workload};
 use crate::retention::{Consistency, PointFacts, ProofLevel};
@@ -117,7 +118,11 @@ fn beyond_proof(workload: &Workload, policy: &Policy) -> Vec<(String, String)> {
     }
     let (of, name) = (&workload.name, &policy.name);
     let beyond = policy.proofs().filter_map(|(copy, prove, kind)| {
-        let most = kind.map_or(ProofLevel::Written, CopyKind::proven_by_reading);
+        let drilled = policy.copies.get(&copy).is_some_and(|copy| copy.drill.is_some());
+        let most = match kind {
+            Some(_) if drilled => level_of(kind_of(&workload.source)),
+            kind => kind.map_or(ProofLevel::Written, CopyKind::proven_by_reading),
+        };
         let level = prove.level;
         (level > most).then(|| {
             format!(

@@ -121,11 +121,16 @@ fn read_policy(sheet: &mut Sheet<'_>, word: &Word<'_>, section: &Section<'_>) ->
 }
 
 fn read_schedule(sheet: &mut Sheet<'_>, section: &Section<'_>) -> Vec<Cadence> {
-    let mut schedule = Vec::new();
     if section.table.get("schedule").is_none() {
         let message = format!("{} has no `schedule`: points are made only by hand", section.name);
         sheet.warn(&section.span, message);
     }
+    read_cadences(sheet, section)
+}
+
+/// The cadences under `schedule`.
+pub(super) fn read_cadences(sheet: &mut Sheet<'_>, section: &Section<'_>) -> Vec<Cadence> {
+    let mut schedule = Vec::new();
     for word in sheet.words(section, "schedule") {
         match word.text.parse::<Cadence>() {
             Ok(cadence) => schedule.push(cadence),

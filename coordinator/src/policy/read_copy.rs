@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use strongroom_protocol::{CopyName, MediaSetName, NodeName};
 
 use crate::policy::problem::nearest;
+use crate::policy::read_drill::read_rule;
 use crate::policy::sheet::{Section, Sheet, Word};
 use crate::policy::{Copy, CopyKind, PRIMARY, Prove, Seconds};
 use crate::retention::{AfterEvent, Keep, Label, Period, ProofLevel};
@@ -24,6 +25,7 @@ const COPY_KEYS: &[&str] = &[
     "keep",
     "min_proof",
     "prove",
+    "drill",
     "throttle",
     "window",
     "defer",
@@ -124,6 +126,7 @@ fn read_copy(sheet: &mut Sheet<'_>, draft: &Draft<'_>, node: Option<NodeName>) -
         ProofLevel::ALL.iter().map(|level| (level.as_str(), *level)).collect();
     let min_proof = sheet.choice(section, "min_proof", &proofs);
     let prove = read_prove(sheet, section);
+    let drill = read_rule(sheet, section, kind.as_ref());
     let defer = sheet.value::<Seconds>(section, "defer");
     let periods: Vec<(&str, Period)> =
         Period::ALL.iter().map(|period| (period.as_str(), *period)).collect();
@@ -138,6 +141,7 @@ fn read_copy(sheet: &mut Sheet<'_>, draft: &Draft<'_>, node: Option<NodeName>) -
         keep: keep?,
         min_proof: min_proof.unwrap_or(ProofLevel::Written),
         prove,
+        drill,
         throttle,
         window,
         defer_seconds: defer.map_or(0, |Seconds(seconds)| seconds),

@@ -6,6 +6,7 @@ use strongroom_protocol::control::AppKind;
 use strongroom_protocol::{PolicyName, WorkloadName};
 
 use crate::policy::problem::nearest;
+use crate::policy::read_drill::read_asking;
 use crate::policy::sheet::{Section, Sheet, Word};
 use crate::policy::{Bytes, FilesSource, HOOK_SECONDS_DEFAULT, Seconds, Source, Workload};
 use crate::policy::{read_app, read_members};
@@ -13,7 +14,7 @@ use crate::policy::{read_app, read_members};
 /// Longest a hook may run: the application waits for it.
 const HOOK_SECONDS_MAX: u64 = 3600;
 
-const COMMON_KEYS: &[&str] = &["agent", "kind", "policy"];
+const COMMON_KEYS: &[&str] = &["agent", "kind", "policy", "drill"];
 const FILES_KEYS: &[&str] = &[
     "path",
     "exclude",
@@ -65,12 +66,14 @@ fn read_workload(
         let (name, policy) = (sheet.parsed(word), read_policy_name(sheet, section, policies));
         let (members, source) = read_members::read(sheet, section, kind)?;
         let (agent, source) = (members.of.first()?.agent.clone(), Source::App(source));
+        let drill = read_asking(sheet, section, &source);
         return Some(Workload {
             name: name?,
             agent,
             policy: policy?,
             source,
             members: Some(members),
+            drill,
         });
     }
     if let Some(word) = sheet.words(section, "order").first().filter(|_| app.is_some()) {
@@ -89,8 +92,9 @@ fn read_workload(
     let name = sheet.parsed(word);
     let agent = sheet.value(section, "agent");
     let policy = read_policy_name(sheet, section, policies);
-    let source = read_source(sheet, section);
-    Some(Workload { name: name?, agent: agent?, policy: policy?, source: source?, members: None })
+    let source = read_source(sheet, section)?;
+    let drill = read_asking(sheet, section, &source);
+    Some(Workload { name: name?, agent: agent?, policy: policy?, source, members: None, drill })
 }
 
 fn read_policy_name(

@@ -29,7 +29,11 @@ pub(super) fn unproven(
     points: &[&PointFacts],
     now: Timestamp,
 ) -> Vec<Unproven> {
-    let wanted = policy.proofs().filter_map(|(copy, prove, kind)| {
+    let drilled = policy.copies.values().filter_map(|copy| {
+        let rule = copy.drill.as_ref()?;
+        Some((copy.name.clone(), rule.proof(&workload.source), Some(&copy.kind)))
+    });
+    let wanted = policy.proofs().chain(drilled).filter_map(|(copy, prove, kind)| {
         let present = points.iter().filter_map(|point| {
             let facts = point.copy(&copy).filter(|facts| facts.state == CopyState::Present)?;
             Some((*point, facts))
@@ -48,7 +52,7 @@ pub(super) fn unproven(
         let node = policy.copies.get(&copy).map(|copy| &copy.node);
         Some(Unproven {
             workload: workload.name.clone(),
-            way: way(workload, &copy, prove, kind.zip(node)),
+            way: way(workload, policy, &copy, prove, kind.zip(node)),
             copy,
             prove,
             newest,
@@ -69,6 +73,7 @@ fn proven(facts: &CopyFacts, level: ProofLevel) -> Option<Timestamp> {
 /// Who or what makes the proof.
 fn way(
     workload: &Workload,
+    policy: &Policy,
     copy: &CopyName,
     prove: Prove,
     place: Option<(&CopyKind, &NodeName)>,
@@ -77,6 +82,12 @@ fn way(
     let read = place.map(|(kind, _)| kind.proven_by_reading());
     if let Some((_, node)) = place.filter(|_| read.is_some_and(|read| read >= prove.level)) {
         return format!("{node} makes it by itself once it is connected and idle");
+    }
+    let rule = policy.copies.get(copy).and_then(|copy| copy.drill.as_ref());
+    if rule.is_some_and(|rule| rule.proof(&workload.source).level >= prove.level) {
+        return format!(
+            "a drill makes it at its time; `strongroom drill run {of} --copy {copy}` makes one now"
+        );
     }
     let Some(command) = proving(&workload.source) else {
         return "nothing makes it of this kind of workload".to_owned();
@@ -175,12 +186,12 @@ mod tests {
     #[test]
     fn the_newest_proof_of_any_point_pays_until_it_is_too_old() {
         let mut points = [point(1, &["primary"]), point(2, &["primary"])];
-        points[0].copies[0].started = Some(at(5));
+        points[0].copies[0].started = Some(Proof { level: ProofLevel::Started, at: at(5) });
         assert_eq!(owed(&points, 35), []);
         let found = owed(&points, 36);
         assert_eq!((found[0].newest, found[0].since), (Some(at(5)), at(35)));
         assert!(found[0].sentence().contains("wanted every 30d, the newest is of"));
-        points[1].copies[0].started = Some(at(36));
+        points[1].copies[0].started = Some(Proof { level: ProofLevel::Started, at: at(36) });
         assert_eq!(owed(&points, 66), []);
         // Reading is less than starting, however new.
         points[1].copies[0].started = None;
@@ -193,7 +204,7 @@ mod tests {
     #[test]
     fn a_failed_try_does_not_pay_and_is_told() {
         let mut points = [point(1, &["primary"])];
-        points[0].copies[0].started = Some(at(5));
+        points[0].copies[0].started = Some(Proof { level: ProofLevel::Started, at: at(5) });
         points[0].copies[0].suspect = Some(at(6));
         let found = owed(&points, 7);
         assert_eq!((found[0].newest, found[0].failed), (None, Some((points[0].point, at(6)))));
@@ -208,11 +219,11 @@ mod tests {
         assert!(ways[0].contains("dr1 makes it by itself"), "{ways:?}");
         assert!(ways[1].contains("latest:db@a --media LIBRARY --record tape"), "{ways:?}");
         points[0].copies[0].proof = Some(Proof { level: ProofLevel::Readable, at: at(1) });
-        points[0].copies[1].started = Some(at(1));
+        points[0].copies[1].started = Some(Proof { level: ProofLevel::Started, at: at(1) });
         assert_eq!(owed(&points, 8), []);
         // A start is worth more than reading, and pays that too.
         points[0].copies[0].proof = None;
-        points[0].copies[0].started = Some(at(9));
+        points[0].copies[0].started = Some(Proof { level: ProofLevel::Started, at: at(9) });
         assert_eq!(owed(&points, 16), []);
         assert_eq!(owed(&points, 17)[0].copy.as_str(), "far");
     }

@@ -2,10 +2,10 @@
 
 use strongroom_protocol::Role;
 use strongroom_protocol::admin::{
-    AuditRow, CartridgeOrder, CartridgeRow, CopyRow, EventRow, HoldRow, JobRow, Live, MediumRow,
-    NodeRow, Pinned, PointRef, PointRow, PruneOrder, Request, Response, ScrubReport, SpaceOrder,
-    SpaceReport, SpaceRun, StatusReport, VerdictRow, VerifiedReport, VerifyDepth, Whereabouts,
-    WhyReport, WorkloadRow,
+    AuditRow, CartridgeOrder, CartridgeRow, CopyRow, DrillRow, EventRow, HoldRow, JobRow, Live,
+    MediumRow, NodeRow, Pinned, PointRef, PointRow, PruneOrder, Request, Response, ScrubReport,
+    SpaceOrder, SpaceReport, SpaceRun, StatusReport, VerdictRow, VerifiedReport, VerifyDepth,
+    Whereabouts, WhyReport, WorkloadRow,
 };
 use strongroom_protocol::control::{Overwrite, Shown};
 use strongroom_protocol::lead::{LeadOrder, LeadReport, Proposal};
@@ -73,6 +73,10 @@ impl Sampled for Request {
             Self::LeadPropose { order: LeadOrder::TakeOver, why: text("fire") },
             Self::LeadPropose { order: LeadOrder::GiveBack, why: text("rebuilt") },
             Self::LeadConfirm { proposal: text("0badcafe") },
+            Self::Drill { workload: name("files@north"), copy: None },
+            Self::Drill { workload: name("files@north"), copy: Some(name("dr")) },
+            Self::Drills { workload: Some(name("files@north")), most: 30 },
+            Self::Drills { workload: None, most: 30 },
         ]);
         all
     }
@@ -185,7 +189,29 @@ impl Sampled for Response {
                 facts: vec![text("stands in for site north")],
             }),
             Self::Proposed(proposal()),
+            Self::Drills(vec![drill()]),
         ]
+    }
+}
+
+fn drill() -> DrillRow {
+    DrillRow {
+        job: id(1),
+        workload: name("files@north"),
+        point: id(3),
+        moment: at(1),
+        copy: name("dr"),
+        node: name("dr1"),
+        kind: text("mount"),
+        by: text("schedule"),
+        began: at(7),
+        ended: Some(at(9)),
+        verdict: text("held"),
+        level: text("mounted-checked"),
+        recovery_ms: Some(4200),
+        recovery_seconds_max: Some(3600),
+        point_age_seconds: 6,
+        detail: text("7 files"),
     }
 }
 

@@ -5,6 +5,7 @@ use strongroom_protocol::control::{
     Mounts, Naming, Overwrite, Progress, ProofNews, ProtectWork, RecoverWork, RetryAdvice,
     ScrubNews, Showing, Shown, StepNews, ToNode, Welcome, Work,
 };
+use strongroom_protocol::drill::{DrillKind, DrillWork};
 use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse, TokenProof};
 use strongroom_protocol::member::{MemberAnswer, MemberQuestion, MemberRole, MemberState};
 use strongroom_protocol::opening::{Opened, Opening, RefusalKind};
@@ -188,6 +189,8 @@ impl Sampled for ToNode {
             kind: AppKind::Postgres,
             settings: vec![("user".to_owned(), "backup".to_owned())],
         })));
+        let kinds = [DrillKind::Files, DrillKind::Postgres, DrillKind::Vm];
+        all.extend(kinds.map(drilling).map(assign));
         all
     }
 }
@@ -259,6 +262,17 @@ fn works() -> Vec<Work> {
         Work::Prove { copy: name("tape"), set: Some(name("weekly")), point: id(3) },
         Work::Prove { copy: name("dr"), set: None, point: id(3) },
     ]
+}
+
+fn drilling(kind: DrillKind) -> Work {
+    Work::Drill(Box::new(DrillWork {
+        copy: name("dr"),
+        point: id(3),
+        workload: name("files@north"),
+        kind,
+        settings: vec![("query".to_owned(), "SELECT 1".to_owned())],
+        seconds_max: 3600,
+    }))
 }
 
 fn healing_works() -> Vec<Work> {

@@ -51,6 +51,28 @@ pub(super) struct Asking {
     pub(super) patience: Duration,
 }
 
+/// What boots and what is asked, as a policy says it.
+#[derive(Debug, Clone)]
+pub(crate) struct MachineAsked {
+    pub(crate) checks: Vec<String>,
+    /// A kernel and its file system in memory, instead of what is on the disks.
+    pub(crate) kernel: Option<(PathBuf, PathBuf)>,
+    /// The words of its command line.
+    pub(crate) words: String,
+    pub(crate) patience: Duration,
+    pub(crate) kvm: bool,
+}
+
+impl From<MachineAsked> for Asking {
+    fn from(asked: MachineAsked) -> Self {
+        let booting = match asked.kernel {
+            Some((image, initrd)) => Booting::Kernel { image, initrd, words: asked.words },
+            None => Booting::Disk,
+        };
+        Self { booting, checks: asked.checks, patience: asked.patience }
+    }
+}
+
 impl AskArgs {
     pub(super) fn asking(self) -> Asking {
         let booting = match (self.boot_kernel, self.boot_initrd, self.lab_kernel) {

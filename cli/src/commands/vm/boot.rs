@@ -58,7 +58,7 @@ pub(super) struct VmBootArgs {
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-enum Speed {
+pub(super) enum Speed {
     /// The processor of this host
     Kvm,
     /// A program, everywhere
@@ -66,8 +66,8 @@ enum Speed {
 }
 
 /// A machine that runs, with what it needs.
-struct Running {
-    machine: Machine,
+pub(super) struct Running {
+    pub(super) machine: Machine,
     disks: Vec<BootDisk>,
     outfit: Outfit,
 }
@@ -85,6 +85,21 @@ impl VmBootArgs {
         lived
     }
 
+    /// The point, with all of it at hand.
+    async fn ground(
+        &self,
+        session: &Session,
+        unread: &CancellationToken,
+    ) -> Result<Ground, Failure> {
+        let choice = Choice::Disks(Vec::new());
+        let ground =
+            Ground::open(session, &self.copy, &self.point, &choice, unread.clone()).await?;
+        match ground.lacking.is_empty() {
+            true => Ok(ground),
+            false => Err(Failure::new(ground.lacking.join("; "))),
+        }
+    }
+
     /// From the order to the end of the machine.
     async fn live(
         self,
@@ -94,10 +109,10 @@ impl VmBootArgs {
         kept: &mut Kept,
     ) -> Result<Ending, Failure> {
         let unread = CancellationToken::new();
+        let ground = self.ground(session, &unread).await?;
         let asking = self.ask.asking();
-        let copy = (&self.copy, &self.point);
-        let booted = boot(session, copy, self.accel, &asking, place, &unread).await?;
-        let Booted { running, about, mut serving, tally, ground } = booted;
+        let booted = boot(session, &ground.scene, self.accel, &asking, place, &unread).await?;
+        let Booted { running, about, mut serving, tally } = booted;
         let running = answered(running, asking.patience, stop).await?;
         let seconds = ordered.elapsed();
         let (mut running, proved) = blocking(move || {
@@ -155,7 +170,7 @@ impl VmBootArgs {
 }
 
 /// Ends a machine; one that is kept by its own hand.
-async fn end(mut running: Running, kept: Kept) -> Result<(), Failure> {
+pub(super) async fn end(mut running: Running, kept: Kept) -> Result<(), Failure> {
     blocking(move || {
         if kept == Kept::Whole {
             quit(&mut running.machine);
@@ -167,30 +182,25 @@ async fn end(mut running: Running, kept: Kept) -> Result<(), Failure> {
 }
 
 /// A machine, and what serves its disks.
-struct Booted {
-    running: Running,
-    about: Value,
-    serving: JoinSet<()>,
+pub(super) struct Booted {
+    pub(super) running: Running,
+    pub(super) about: Value,
+    pub(super) serving: JoinSet<()>,
     tally: Arc<Tally>,
-    ground: Ground,
 }
 
 /// Serves the disks of a point, and starts a machine on them.
-async fn boot(
+pub(super) async fn boot(
     session: &Session,
-    (copy, point): (&CopyArgs, &PointRef),
+    scene: &Scene,
     speed: Speed,
     asking: &Asking,
     place: &Place,
     unread: &CancellationToken,
 ) -> Result<Booted, Failure> {
     let choice = Choice::Disks(Vec::new());
-    let ground = Ground::open(session, copy, point, &choice, unread.clone()).await?;
-    if !ground.lacking.is_empty() {
-        return Err(Failure::new(ground.lacking.join("; ")));
-    }
-    config(session, &ground.scene, place).await?;
-    let (scene, now) = (ground.scene.clone(), session.clock.now());
+    config(session, scene, place).await?;
+    let (scene, now) = (scene.clone(), session.clock.now());
     let (devices, about, found) = blocking(move || {
         let (about, found) = (described(&scene)?, Found::of(&command_line(&scene)?));
         let images = Ground::images(&scene, &choice)?;
@@ -207,7 +217,7 @@ async fn boot(
     let (place, told) = (place.clone(), about.clone());
     let running = blocking(move || start(place, &served, &told, &found, chosen, speed)).await?;
     running.outfit.lacking.iter().for_each(|line| session.out.remark(line));
-    Ok(Booted { running, about, serving, tally, ground })
+    Ok(Booted { running, about, serving, tally })
 }
 
 fn start(

@@ -105,7 +105,7 @@ async fn meant(
 }
 
 /// What came of it, for the books.
-fn tried(proved: &Value, point: PointId, restored: Duration) -> Tried {
+pub(super) fn tried(proved: &Value, point: PointId, restored: Duration) -> Tried {
     let booted = proved["booted_seconds"].as_f64().unwrap_or_default();
     let took = restored + Duration::from_secs_f64(booted);
     let checks = proved["checks"].as_array().map(Vec::as_slice).unwrap_or_default();
