@@ -130,6 +130,7 @@ impl Worker for Hands {
             Work::Recover(work) => recover::perform(&task, *work).await,
             Work::Aux { .. }
             | Work::Expire { .. }
+            | Work::Release { .. }
             | Work::Heal { .. }
             | Work::Look { .. }
             | Work::Prove { .. }

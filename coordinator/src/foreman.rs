@@ -302,6 +302,7 @@ impl Foreman {
                 }
                 self.copies.reconsider();
             }
+            FromNode::Returned if !is_agent => self.copies.returned(&node),
             FromNode::Lead(said) => lead::hear(&self.site, &from, &said),
             FromNode::HandBack(next) => lead::handed_back(&self.site, &from, &next),
             FromNode::Member { number, answer } if is_agent => {
@@ -313,6 +314,7 @@ impl Foreman {
             | FromNode::Member { .. }
             | FromNode::Proven(_)
             | FromNode::Renew { .. }
+            | FromNode::Returned
             | FromNode::Scrubbed(_)
             | FromNode::Step { .. } => {}
         }

@@ -41,8 +41,10 @@ pub enum FromNode {
     HandBack(Lead),
     /// Answer to `Member`, with its number.
     Member { number: u64, answer: MemberAnswer },
+    /// Proxy: cartridges that had left are in its library again.
+    Returned,
 }
-message!(FromNode, "node's message", 12);
+message!(FromNode, "node's message", 13);
 
 /// Coordinator to node. The order is the wire: append only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +73,7 @@ pub enum ToNode {
 message!(ToNode, "message to node", 10);
 
 /// Kinds of work that this version knows.
-const WORK_KINDS: u32 = 9;
+const WORK_KINDS: u32 = 11;
 
 /// The assignment in a header of [`ToNode`] whose kind of work is not known: it can be declined.
 pub fn unknown_work(header: &[u8]) -> Option<(JobId, Generation)> {
@@ -172,6 +174,8 @@ pub enum Work {
     ProtectBlocks { work: Box<ProtectWork>, blocks_min: u32, blocks_max: u32 },
     /// Agent: make a point of an application.
     ProtectApp(Box<AppWork>),
+    /// As `Expire`, of points on this set of media: their cartridges may be written anew.
+    Release { copy: CopyName, set: MediaSetName, points: Vec<PointId>, order: ExpireOrder },
 }
 
 /// Whether points are only named, or are to go.
@@ -363,38 +367,17 @@ mod tests {
         let to_come = postcard::to_stdvec(&(1_u32, job, generation, WORK_KINDS, "more")).unwrap();
         assert!(crate::frame::decode::<ToNode>(&to_come).is_err());
         assert_eq!(unknown_work(&to_come), Some((job, generation)));
-        let mut work = Work::Heal { packs: Vec::new(), points: Vec::new() };
-        for _ in 0..2 {
+        let (copy, set) = ("tape".parse().unwrap(), "weekly".parse().unwrap());
+        let order = ExpireOrder::Announce;
+        // The last one, whose number is the highest there is.
+        let last = Work::Release { copy, set, points: Vec::new(), order };
+        assert_eq!(u32::from(postcard::to_stdvec(&last).unwrap()[0]), WORK_KINDS - 1);
+        for work in [Work::Heal { packs: Vec::new(), points: Vec::new() }, last] {
             let assign = ToNode::Assign { job, generation, work };
             let known = postcard::to_stdvec(&assign).unwrap();
             assert_eq!(unknown_work(&known), None, "{assign:?}");
-            // The last one, whose number is the highest there is.
-            work = Work::ProtectBlocks { work: Box::new(sample()), blocks_min: 1, blocks_max: 2 };
         }
-        let last = postcard::to_stdvec(&work).unwrap();
-        assert_eq!(u32::from(last[0]), WORK_KINDS - 1);
         assert_eq!(unknown_work(&postcard::to_stdvec(&ToNode::Cancel { job }).unwrap()), None);
         assert_eq!(unknown_work(&[]), None);
-    }
-
-    fn sample() -> ProtectWork {
-        ProtectWork {
-            workload: WorkloadId::from_bytes([1; 16]),
-            name: "files".parse().unwrap(),
-            point: PointId::from_bytes([2; 16]),
-            previous: None,
-            source: FilesSource {
-                path: b"/srv".to_vec(),
-                exclude: Vec::new(),
-                exclude_if_present: Vec::new(),
-                exclude_larger_bytes: None,
-                mounts: Mounts::Cross,
-                pre_hook: Vec::new(),
-                post_hook: Vec::new(),
-                hook_seconds_max: 1,
-            },
-            policy: "p".to_owned(),
-            policy_version: 1,
-        }
     }
 }

@@ -14,6 +14,7 @@ mod look;
 mod orders;
 mod proofs;
 mod prove;
+mod release;
 mod replicate;
 mod run;
 mod visitors;

@@ -126,6 +126,7 @@ impl Sampled for FromNode {
             }),
             Self::Lead(lead()),
             Self::HandBack(Lead::first(name("north"))),
+            Self::Returned,
             member(MemberAnswer::Is(member_state(MemberRole::Primary, Some(0)))),
             member(MemberAnswer::Is(member_state(MemberRole::Standby, None))),
             member(MemberAnswer::Refused(refusal(RefusalKind::Unavailable))),
@@ -179,6 +180,11 @@ impl Sampled for ToNode {
             AppKind::Vsphere,
         ];
         all.extend(apps.map(protecting_app).map(Work::ProtectApp).map(assign));
+        let release = |order| {
+            let (copy, set, points) = (name("tape"), name("weekly"), vec![id(3), id(4)]);
+            Work::Release { copy, set, points, order }
+        };
+        all.extend([ExpireOrder::Announce, ExpireOrder::Remove].map(release).map(assign));
         all.push(Self::ProofNoted { point: id(3), at: at(9) });
         all.push(Self::Lead(lead()));
         let (file, toml) = ("policy.toml".to_owned(), "[policy.p]".to_owned());
