@@ -20,6 +20,7 @@ use crate::copies::Copies;
 use crate::expire::far::Far;
 use crate::jobs::{IngestPlan, Jobs, Report};
 use crate::lead;
+use crate::marked;
 use crate::proofs;
 use crate::schedule;
 use crate::scrub;
@@ -304,6 +305,7 @@ impl Foreman {
             }
             FromNode::Returned if !is_agent => self.copies.returned(&node),
             FromNode::Lead(said) => lead::hear(&self.site, &from, &said),
+            FromNode::Marked(mark) => marked::hear(&self.site, &from, mark),
             FromNode::HandBack(next) => lead::handed_back(&self.site, &from, &next),
             FromNode::Member { number, answer } if is_agent => {
                 self.jobs.answered(&node, number, answer);

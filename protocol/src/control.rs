@@ -9,7 +9,7 @@ use crate::id::{
     CopyName, Generation, Identity, JobId, MediaSetName, PackId, PointId, RepoId, WorkloadId,
     WorkloadName,
 };
-use crate::lead::Lead;
+use crate::lead::{Lead, Mark};
 use crate::member::{MemberAnswer, MemberQuestion};
 use crate::opening::Refusal;
 use crate::time::Timestamp;
@@ -43,8 +43,10 @@ pub enum FromNode {
     Member { number: u64, answer: MemberAnswer },
     /// Proxy: cartridges that had left are in its library again.
     Returned,
+    /// Proxy that took over: what was marked at its site meanwhile; before `HandBack`.
+    Marked(Mark),
 }
-message!(FromNode, "node's message", 13);
+message!(FromNode, "node's message", 14);
 
 /// Coordinator to node. The order is the wire: append only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

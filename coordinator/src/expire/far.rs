@@ -26,7 +26,7 @@ const POINTS_AN_ORDER: usize = 32;
 const LOOK_SECONDS: i64 = 5;
 /// A refusal without a date is asked about again after this, one with a date at the latest then.
 const ASK_AGAIN_SECONDS: i64 = 86_400;
-/// A proxy that could not answer is left alone for this long.
+/// A proxy that could not answer is not asked of the same copy for this long.
 const REST_SECONDS: i64 = 600;
 
 /// An order that was not answered yet.
@@ -34,8 +34,7 @@ struct Asked {
     job: JobId,
     order: ExpireOrder,
     copies: BTreeMap<PointId, Doomed>,
-    /// Where they lie, on media.
-    set: Option<MediaSetName>,
+    place: Place,
 }
 
 /// Where copies lie at a proxy: which copy, and its set if it is on media.
@@ -52,7 +51,7 @@ pub(crate) struct Far {
     asked: BTreeMap<NodeName, Asked>,
     /// The proxy would let them go.
     ready: BTreeSet<(PointId, CopyName)>,
-    resting: BTreeMap<NodeName, Timestamp>,
+    resting: BTreeMap<Place, Timestamp>,
     look_at: Option<Timestamp>,
 }
 
@@ -145,13 +144,13 @@ impl Far {
                 CopyKind::SecondarySnap => None,
                 CopyKind::Aux { media_set } => Some(media_set.clone()),
             };
-            let rests = self.resting.get(&copy.node).is_some_and(|until| *until > now);
+            let place = Place { node: copy.node.clone(), copy: copy.name.clone(), set };
+            let rests = self.resting.get(&place).is_some_and(|until| *until > now);
             let here = self.site.sessions.proxy(&copy.node).is_some();
             if !here || rests || self.asked.contains_key(&copy.node) {
                 continue;
             }
-            if set.is_none() || !self.is_shared(declared, places, &doomed, &copy)? {
-                let place = Place { node: copy.node, copy: copy.name, set };
+            if place.set.is_none() || !self.is_shared(declared, places, &doomed, &copy)? {
                 found.entry(place).or_default().push(doomed);
             }
         }
@@ -220,7 +219,7 @@ impl Far {
             Some(set) => Work::Release { copy: name, set: set.clone(), points: named, order },
         };
         if let Err(why) = self.site.sessions.order_proxy(node, job, work) {
-            self.unmet(node, &doomed, &why, now);
+            self.unmet(place, &doomed, &why, now);
             return;
         }
         if let (ExpireOrder::Remove, Some(first)) = (order, doomed.first()) {
@@ -237,14 +236,14 @@ impl Far {
             });
         }
         let copies = doomed.into_iter().map(|doomed| (doomed.row.point, doomed)).collect();
-        self.asked.insert(node.clone(), Asked { job, order, copies, set: set.clone() });
+        self.asked.insert(node.clone(), Asked { job, order, copies, place: place.clone() });
     }
 
     /// An order could not be given, or was not carried out: what it was about says so.
-    fn unmet(&mut self, node: &NodeName, copies: &[Doomed], why: &str, now: Timestamp) {
-        tracing::warn!(%node, %why, "an order to expire was not carried out");
+    fn unmet(&mut self, place: &Place, copies: &[Doomed], why: &str, now: Timestamp) {
+        tracing::warn!(node = %place.node, %why, "an order to expire was not carried out");
         let until = now.plus_seconds(REST_SECONDS);
-        self.resting.insert(node.clone(), until);
+        self.resting.insert(place.clone(), until);
         for doomed in copies.iter().filter(|doomed| doomed.row.state == CopyState::Present) {
             let (point, copy) = doomed.key();
             let is_there = |rows: Vec<LedgerRow>| {
@@ -271,7 +270,7 @@ impl Far {
             asked.copies.get(&answer.point).map(|doomed| (doomed.clone(), answer.outcome.clone()))
         });
         let known: Vec<(Doomed, ExpireOutcome)> = known.collect();
-        let how = match &asked.set {
+        let how = match &asked.place.set {
             None => format!("{node} removed it"),
             Some(set) => format!("let go on media set {set}, whose cartridges {node} writes anew"),
         };
@@ -343,10 +342,9 @@ impl Far {
             Ending::Failed { refusal, .. } => Err(refusal.to_string()),
             Ending::Cancelled => Err("cancelled".to_owned()),
         };
-        if let Err(why) = &outcome {
-            let copies: Vec<Doomed> =
-                asked.map(|asked| asked.copies.into_values().collect()).unwrap_or_default();
-            self.unmet(node, &copies, why, now);
+        if let (Err(why), Some(asked)) = (&outcome, asked) {
+            let copies: Vec<Doomed> = asked.copies.into_values().collect();
+            self.unmet(&asked.place, &copies, why, now);
         }
         self.site.end_task(job, outcome, now);
         self.look_at = None;

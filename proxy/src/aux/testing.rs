@@ -9,6 +9,7 @@ use strongroom_protocol::{
     BlobKind, FixedClock, PointId, Reference, RepoId, Timestamp, WorkloadId,
 };
 use strongroom_store::cut::CutParams;
+use strongroom_store::disk::LocalDisk;
 use strongroom_store::disk::sim::SimDisk;
 use strongroom_store::keys::VaultKey;
 use strongroom_store::parcel::Compressor;
@@ -26,16 +27,32 @@ const KEY: VaultKey = VaultKey::from_bytes([3; 32]);
 pub(crate) const WORKLOAD: WorkloadId = WorkloadId::from_bytes([2; 16]);
 
 pub(crate) fn repo(disk: &SimDisk) -> Repo {
-    let setup = RepoSetup {
+    Repo::create(disk, &setup(), &KEY).unwrap();
+    Repo::open(Arc::new(disk.clone()), &KEY, options()).unwrap()
+}
+
+/// A repository in a folder, made if it is not there.
+pub(crate) fn repo_in(folder: &Path) -> Repo {
+    let disk = LocalDisk::new(folder);
+    if !folder.join("config").exists() {
+        std::fs::create_dir_all(folder).unwrap();
+        Repo::create(&disk, &setup(), &KEY).unwrap();
+    }
+    Repo::open(Arc::new(disk), &KEY, options()).unwrap()
+}
+
+fn setup() -> RepoSetup {
+    RepoSetup {
         repo: REPO,
         org: "acme".parse().unwrap(),
         cut: CutParams::FILES,
         created: Timestamp(1),
         wraps: vec![vec![1]],
-    };
-    Repo::create(disk, &setup, &KEY).unwrap();
-    let options = Options { mode: Mode::Write, limits: WriterLimits::default() };
-    Repo::open(Arc::new(disk.clone()), &KEY, options).unwrap()
+    }
+}
+
+fn options() -> Options {
+    Options { mode: Mode::Write, limits: WriterLimits::default() }
 }
 
 /// A page that needs nothing.

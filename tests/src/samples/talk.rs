@@ -6,6 +6,7 @@ use strongroom_protocol::control::{
     ScrubNews, Showing, Shown, StepNews, ToNode, Welcome, Work,
 };
 use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse, TokenProof};
+use strongroom_protocol::lead::Mark;
 use strongroom_protocol::member::{MemberAnswer, MemberQuestion, MemberRole, MemberState};
 use strongroom_protocol::opening::{Opened, Opening, RefusalKind};
 use strongroom_protocol::{Generation, Lead, PointId, Role, Term};
@@ -126,12 +127,36 @@ impl Sampled for FromNode {
             }),
             Self::Lead(lead()),
             Self::HandBack(Lead::first(name("north"))),
-            Self::Returned,
             member(MemberAnswer::Is(member_state(MemberRole::Primary, Some(0)))),
             member(MemberAnswer::Is(member_state(MemberRole::Standby, None))),
             member(MemberAnswer::Refused(refusal(RefusalKind::Unavailable))),
+            Self::Returned,
         ]
+        .into_iter()
+        .chain(marks().map(Self::Marked))
+        .collect()
     }
+}
+
+fn marks() -> [Mark; 3] {
+    [
+        Mark::Hold {
+            name: "case 7".to_owned(),
+            by: "ann".to_owned(),
+            why: "a court".to_owned(),
+            placed: at(3),
+            points: vec![id(3)],
+            workloads: vec![name("db@host")],
+        },
+        Mark::Pin {
+            point: id(3),
+            copy: Some(name("dr")),
+            by: "ann".to_owned(),
+            why: "good".to_owned(),
+            until: Some(at(9)),
+        },
+        Mark::Event { name: "audit".to_owned(), ended: None },
+    ]
 }
 
 const fn member(answer: MemberAnswer) -> FromNode {
@@ -180,11 +205,6 @@ impl Sampled for ToNode {
             AppKind::Vsphere,
         ];
         all.extend(apps.map(protecting_app).map(Work::ProtectApp).map(assign));
-        let release = |order| {
-            let (copy, set, points) = (name("tape"), name("weekly"), vec![id(3), id(4)]);
-            Work::Release { copy, set, points, order }
-        };
-        all.extend([ExpireOrder::Announce, ExpireOrder::Remove].map(release).map(assign));
         all.push(Self::ProofNoted { point: id(3), at: at(9) });
         all.push(Self::Lead(lead()));
         let (file, toml) = ("policy.toml".to_owned(), "[policy.p]".to_owned());
@@ -194,6 +214,11 @@ impl Sampled for ToNode {
             kind: AppKind::Postgres,
             settings: vec![("user".to_owned(), "backup".to_owned())],
         })));
+        let release = |order| {
+            let (copy, set, points) = (name("tape"), name("weekly"), vec![id(3), id(4)]);
+            Work::Release { copy, set, points, order }
+        };
+        all.extend([ExpireOrder::Announce, ExpireOrder::Remove].map(release).map(assign));
         all
     }
 }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use strongroom_protocol::control::{ExpireOrder, ExpireOutcome};
 use strongroom_protocol::{JobId, MediaSetName};
-use strongroom_store::disk::sim::SimDisk;
 use strongroom_store::media::{MediaReader, MediumInfo};
 use strongroom_store::repo::Repo;
 use strongroom_store::tape::{Barcode, Shape, TapeLibrary, VirtualLibrary};
@@ -21,7 +20,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::aux::testing::{WORKLOAD, chunk, manifest_over, media_of, repo};
+use crate::aux::testing::{WORKLOAD, chunk, manifest_over, media_of, repo_in};
 use crate::aux::{Tally, write_points};
 use crate::cartridges::CARTRIDGES_FILE;
 use crate::{look, prove, release};
@@ -42,11 +41,14 @@ fn set() -> MediaSetName {
     "weekly".parse().unwrap()
 }
 
-/// The same at every call.
-fn points() -> Repo {
-    let repo = repo(&SimDisk::new());
+/// In a folder, so that it is the same for every process.
+fn points(dir: &Path) -> Repo {
+    let repo = repo_in(&dir.join("repo"));
     let mut before = None;
     for n in 1..=POINTS {
+        if repo.has_point(point(n)) {
+            continue;
+        }
         let own = chunk(&repo, n, CHUNK_BYTES);
         let roots: Vec<_> = before.filter(|_| n % 4 == 0).into_iter().chain([own]).collect();
         repo.commit_point(WORKLOAD, point(n), &manifest_over(point(n), &roots)).unwrap();
@@ -64,7 +66,7 @@ impl Shelf {
     fn open(dir: &Path) -> Self {
         let library: Arc<dyn TapeLibrary> =
             Arc::new(VirtualLibrary::open(&dir.join("library")).unwrap());
-        Self { repo: points(), media: media_of(&dir.join(CARTRIDGES_FILE), library) }
+        Self { repo: points(dir), media: media_of(&dir.join(CARTRIDGES_FILE), library) }
     }
 
     fn begin(cartridges: u32) -> (TempDir, Self) {
@@ -166,7 +168,7 @@ fn a_cartridge_of_a_scsi_library_is_written_anew() {
     let tgt = scsi_kit::Tgt::start(2, 2);
     let dir = tempfile::tempdir().unwrap();
     let book = dir.path().join(CARTRIDGES_FILE);
-    let shelf = Shelf { repo: points(), media: media_of(&book, tgt.library()) };
+    let shelf = Shelf { repo: points(dir.path()), media: media_of(&book, tgt.library()) };
     // As many as there is room for.
     let mut written = Vec::new();
     let full = loop {
@@ -262,7 +264,14 @@ fn killed_at_any_moment_nothing_that_the_ledger_has_is_written_over() {
         command.arg(std::thread::current().name().unwrap());
         command.env(KILLED, dir.path()).stdout(std::process::Stdio::null());
         let mut child = command.spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(300 + round * 137 % 500));
+        // At some moment after its first entry of this round.
+        let path = dir.path().join("ledger");
+        let before = fs::metadata(&path).map_or(0, |of| of.len());
+        while fs::metadata(&path).map_or(0, |of| of.len()) == before {
+            assert!(child.try_wait().unwrap().is_none(), "round {round}: it ended by itself");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(round * 137 % 500));
         assert!(child.try_wait().unwrap().is_none(), "round {round}: it ended by itself");
         child.kill().unwrap();
         child.wait().unwrap();
