@@ -131,6 +131,7 @@ impl Worker for Hands {
             Work::Aux { .. }
             | Work::Drill(_)
             | Work::Expire { .. }
+            | Work::Release { .. }
             | Work::Heal { .. }
             | Work::Look { .. }
             | Work::Prove { .. }

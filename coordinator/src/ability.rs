@@ -26,10 +26,11 @@ const PROTECT_APP: Kind = ("protect applications", FIRST);
 const PROTECT_BLOCKS: Kind = ("protect files of blocks", FIRST);
 const PROVE: Kind = ("prove", EVER);
 const RECOVER: Kind = ("recover", EVER);
+const RELEASE: Kind = ("let points on media go", FIRST);
 const REPLICATE: Kind = ("replicate", EVER);
 
 /// What proxies are ordered to do.
-const OF_PROXIES: [Kind; 7] = [REPLICATE, AUX, PROVE, EXPIRE, HEAL, LOOK, DRILL];
+const OF_PROXIES: [Kind; 8] = [REPLICATE, AUX, PROVE, EXPIRE, HEAL, LOOK, DRILL, RELEASE];
 
 const fn kind_of(work: &Work) -> Kind {
     match work {
@@ -43,6 +44,7 @@ const fn kind_of(work: &Work) -> Kind {
         Work::ProtectBlocks { .. } => PROTECT_BLOCKS,
         Work::Prove { .. } => PROVE,
         Work::Recover(_) => RECOVER,
+        Work::Release { .. } => RELEASE,
         Work::Replicate { .. } => REPLICATE,
     }
 }

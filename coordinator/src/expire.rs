@@ -2,8 +2,8 @@
 //! the next. The decision is in the catalog, its reason in the audit log, then the manifest goes;
 //! whatever was begun is finished at the next start. Removes nothing that a verdict of the same
 //! moment keeps, and nothing while the clock is doubted. What lies at the other site is for its
-//! own floor to let go: `far`. A copy on media only leaves the books: its bytes stay on its
-//! cartridges until those are written anew.
+//! own floor to let go: `far`. So it is with copies on media, whose bytes stay on their cartridges
+//! until those are written anew.
 
 pub(crate) mod far;
 mod place;
@@ -14,8 +14,7 @@ use strongroom_protocol::{Chain, CopyName, PointId, Timestamp, WorkloadName};
 use strongroom_store::repo::RepoError;
 
 use crate::catalog::{CatalogError, CopyEvent, Doomed, LedgerRow};
-use crate::expire::place::Places;
-use crate::policy::{CopyKind, Declared};
+use crate::policy::Declared;
 use crate::retention::{self, CopyState, Grace, RetentionClock, Stance, Verdict};
 use crate::site::Site;
 use crate::space;
@@ -34,8 +33,6 @@ const JOBS_A_PASS_MAX: usize = 1000;
 /// A copy that was ordered away and is declared no more is not waited for any longer than this
 /// where nobody can be asked of it.
 const UNDECLARED_SECONDS: i64 = 30 * 86_400;
-/// What becomes of a copy on media, for the audit log.
-const ON_MEDIA: &str = "its bytes stay on its media until they are written anew";
 /// The subject of the alarm about a clock that is not believed.
 const CLOCK: &str = "retention clock";
 
@@ -134,7 +131,7 @@ pub(crate) fn ripe(site: &Site, judged: &Judged) -> Result<Vec<Doomed>, CatalogE
 }
 
 /// Judges, finishes what is in the middle of being removed, and removes up to `most` points from
-/// the primary snap, and from the books of media, whose grace is over.
+/// the primary snap whose grace is over.
 pub(crate) fn pass(
     site: &Site,
     by: &str,
@@ -148,10 +145,7 @@ pub(crate) fn pass(
     let judged = space::with_reserve(site, || judge(site, now))?;
     let mut pass = Pass { failed: finish_all(site, by)?, ..Pass::default() };
     let mut ripe = ripe(site, &judged)?;
-    let in_force = site.in_force();
-    ripe.retain(|doomed| {
-        place::is_primary(doomed) || place::is_on_media(&in_force.declared, doomed)
-    });
+    ripe.retain(place::is_primary);
     pass.more = ripe.len() > most;
     for doomed in ripe.iter().take(most) {
         match space::with_reserve(site, || remove(site, doomed, by)) {
@@ -198,10 +192,7 @@ pub(crate) fn because(row: &LedgerRow) -> String {
 fn remove(site: &Site, doomed: &Doomed, by: &str) -> Result<(), ExpireError> {
     let (point, copy) = doomed.key();
     site.catalog.record_copy(point, &copy, &CopyEvent::Removing, site.now())?;
-    match place::is_primary(doomed) {
-        true => finish(site, doomed, by),
-        false => strike(site, doomed, by, ON_MEDIA),
-    }
+    finish(site, doomed, by)
 }
 
 /// The rest of a removal that the catalog has decided; each step may have been done before.
@@ -242,16 +233,12 @@ pub(crate) fn take_up(site: &Site) -> Result<(), CatalogError> {
 
 /// Finishes every removal that is for this node to finish; what failed, each in a sentence.
 fn finish_all(site: &Site, by: &str) -> Result<Vec<String>, CatalogError> {
-    let (in_force, mut places) = (site.in_force(), Places::default());
     let mut failed = Vec::new();
     for doomed in site.catalog.removing()? {
         let finished = match place::is_primary(&doomed) {
             true => space::with_reserve(site, || finish(site, &doomed, by)),
             false => {
-                let copy = places.copy_of(site, &in_force.declared, &doomed)?;
-                let Some(how) = struck_because(site, &doomed, copy.map(|copy| copy.kind)) else {
-                    continue;
-                };
+                let Some(how) = struck_because(site, &doomed) else { continue };
                 space::with_reserve(site, || strike(site, &doomed, by, how))
             }
         };
@@ -263,9 +250,9 @@ fn finish_all(site: &Site, by: &str) -> Result<Vec<String>, CatalogError> {
     Ok(failed)
 }
 
-/// Why a copy in the middle of being removed waits for nobody, if so. One in a proxy's repository
-/// waits for that proxy, but not for ever once no policy declares it.
-fn struck_because(site: &Site, doomed: &Doomed, kind: Option<CopyKind>) -> Option<&'static str> {
+/// Why a copy in the middle of being removed waits for nobody, if so. One at a proxy waits for that
+/// proxy, but not for ever once no policy declares it.
+fn struck_because(site: &Site, doomed: &Doomed) -> Option<&'static str> {
     let is_declared = site
         .in_force()
         .declared
@@ -274,13 +261,9 @@ fn struck_because(site: &Site, doomed: &Doomed, kind: Option<CopyKind>) -> Optio
     let now = site.now();
     let is_believed = clock(site, now).is_ok_and(|clock| !clock.is_doubted(now));
     let is_old = is_believed && now.seconds_since(doomed.row.changed) >= UNDECLARED_SECONDS;
-    match kind {
-        Some(CopyKind::Aux { .. }) => Some(ON_MEDIA),
-        _ if !is_declared && is_old => {
-            Some("no policy declares it any more, and nobody answered whether the order was obeyed")
-        }
-        _ => None,
-    }
+    (!is_declared && is_old).then_some(
+        "no policy declares it any more, and nobody answered whether the order was obeyed",
+    )
 }
 
 /// What stands beside a copy that goes, for people; nothing for one that stays.

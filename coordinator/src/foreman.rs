@@ -21,6 +21,7 @@ use crate::drills::Drills;
 use crate::expire::far::Far;
 use crate::jobs::{IngestPlan, Jobs, Report};
 use crate::lead;
+use crate::marked;
 use crate::proofs;
 use crate::schedule;
 use crate::scrub;
@@ -325,7 +326,9 @@ impl Foreman {
                 }
                 self.copies.reconsider();
             }
+            FromNode::Returned if !is_agent => self.copies.returned(&node),
             FromNode::Lead(said) => lead::hear(&self.site, &from, &said),
+            FromNode::Marked(mark) => marked::hear(&self.site, &from, mark),
             FromNode::HandBack(next) => lead::handed_back(&self.site, &from, &next),
             FromNode::Member { number, answer } if is_agent => {
                 self.jobs.answered(&node, number, answer);
@@ -336,6 +339,7 @@ impl Foreman {
             | FromNode::Member { .. }
             | FromNode::Proven(_)
             | FromNode::Renew { .. }
+            | FromNode::Returned
             | FromNode::Scrubbed(_)
             | FromNode::Step { .. } => {}
         }

@@ -1,7 +1,7 @@
 //! A site that leads in the place of another goes on dialling it, as the proxy that it was: tells
 //! a coordinator that comes back that it was taken over, gives it every point that it lacks, and,
-//! once two persons ordered it and nothing is lacking, gives it the lead. The only case in which
-//! a coordinator dials.
+//! once two persons ordered it and nothing is lacking, what was marked here and the lead. The only
+//! case in which a coordinator dials.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use strongroom_protocol::{Chain, SiteName};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::marked;
 use crate::site::Site;
 
 /// Between two offers: what was made meanwhile is little.
@@ -69,6 +70,8 @@ async fn offer_again_and_again(site: &Site, uplink: &Uplink) {
             Ok(Some(reseeded)) => {
                 site.note_reseeding(reseeded.to_string());
                 if let (Standing::HandsOver(next), 0) = (standing, reseeded.lacking) {
+                    // On the same stream: they are there before the lead is.
+                    marked::tell(site, uplink).await;
                     uplink.say(FromNode::HandBack(next)).await;
                 }
             }

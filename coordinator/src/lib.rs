@@ -21,6 +21,7 @@ mod herald;
 mod ingest;
 mod jobs;
 mod lead;
+mod marked;
 mod proofs;
 mod run;
 mod scrub;

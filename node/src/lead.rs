@@ -262,6 +262,9 @@ impl Known {
 }
 
 #[cfg(test)]
+mod killed_tests;
+
+#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
 mod tests {
     use strongroom_protocol::Term;

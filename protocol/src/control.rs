@@ -10,7 +10,7 @@ use crate::id::{
     CopyName, Generation, Identity, JobId, MediaSetName, PackId, PointId, RepoId, WorkloadId,
     WorkloadName,
 };
-use crate::lead::Lead;
+use crate::lead::{Lead, Mark};
 use crate::member::{MemberAnswer, MemberQuestion};
 use crate::opening::Refusal;
 pub use crate::proof::{MOUNTED_CHECKED, ProofNews, STARTED, Showing, Shown};
@@ -44,8 +44,12 @@ pub enum FromNode {
     HandBack(Lead),
     /// Answer to `Member`, with its number.
     Member { number: u64, answer: MemberAnswer },
+    /// Proxy: cartridges that had left are in its library again.
+    Returned,
+    /// Proxy that took over: what was marked at its site meanwhile; before `HandBack`.
+    Marked(Mark),
 }
-message!(FromNode, "node's message", 12);
+message!(FromNode, "node's message", 14);
 
 /// Coordinator to node. The order is the wire: append only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +78,7 @@ pub enum ToNode {
 message!(ToNode, "message to node", 10);
 
 /// Kinds of work that this version knows.
-const WORK_KINDS: u32 = 11;
+const WORK_KINDS: u32 = 12;
 
 /// The assignment in a header of [`ToNode`] whose kind of work is not known: it can be declined.
 pub fn unknown_work(header: &[u8]) -> Option<(JobId, Generation)> {
@@ -177,6 +181,8 @@ pub enum Work {
     ProtectApp(Box<AppWork>),
     /// Proxy: recover a point here, apart from everything, and say by `Proven` what came of it.
     Drill(Box<DrillWork>),
+    /// As `Expire`, of points on this set of media: their cartridges may be written anew.
+    Release { copy: CopyName, set: MediaSetName, points: Vec<PointId>, order: ExpireOrder },
 }
 
 /// Whether points are only named, or are to go.
@@ -334,28 +340,17 @@ mod tests {
         let to_come = postcard::to_stdvec(&(1_u32, job, generation, WORK_KINDS, "more")).unwrap();
         assert!(crate::frame::decode::<ToNode>(&to_come).is_err());
         assert_eq!(unknown_work(&to_come), Some((job, generation)));
-        let heal = Work::Heal { packs: Vec::new(), points: Vec::new() };
+        let (copy, set) = ("tape".parse().unwrap(), "weekly".parse().unwrap());
+        let order = ExpireOrder::Announce;
         // The last one, whose number is the highest there is.
-        let drill = Work::Drill(Box::new(sample()));
-        for work in [heal, drill.clone()] {
+        let last = Work::Release { copy, set, points: Vec::new(), order };
+        assert_eq!(u32::from(postcard::to_stdvec(&last).unwrap()[0]), WORK_KINDS - 1);
+        for work in [Work::Heal { packs: Vec::new(), points: Vec::new() }, last] {
             let assign = ToNode::Assign { job, generation, work };
             let known = postcard::to_stdvec(&assign).unwrap();
             assert_eq!(unknown_work(&known), None, "{assign:?}");
         }
-        let last = postcard::to_stdvec(&drill).unwrap();
-        assert_eq!(u32::from(last[0]), WORK_KINDS - 1);
         assert_eq!(unknown_work(&postcard::to_stdvec(&ToNode::Cancel { job }).unwrap()), None);
         assert_eq!(unknown_work(&[]), None);
-    }
-
-    fn sample() -> DrillWork {
-        DrillWork {
-            copy: "far".parse().unwrap(),
-            point: PointId::from_bytes([2; 16]),
-            workload: "files".parse().unwrap(),
-            kind: crate::drill::DrillKind::Files,
-            settings: Vec::new(),
-            seconds_max: 1,
-        }
     }
 }

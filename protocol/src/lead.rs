@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Identity, SiteName};
+use crate::id::{CopyName, Identity, PointId, SiteName, WorkloadName};
 use crate::opening::Refusal;
 use crate::time::Timestamp;
 
@@ -110,6 +110,31 @@ impl fmt::Display for Reseeded {
         )?;
         why.first().map_or(Ok(()), |first| write!(f, "; {first}"))
     }
+}
+
+/// What a person marked at a site while it led in another's place. The order is the wire: append
+/// only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mark {
+    /// Nothing of these expires until the hold is released; told in parts where it is long.
+    Hold {
+        name: String,
+        by: String,
+        why: String,
+        placed: Timestamp,
+        points: Vec<PointId>,
+        workloads: Vec<WorkloadName>,
+    },
+    /// A point is kept, in one copy or in all; until then, if it is said.
+    Pin {
+        point: PointId,
+        copy: Option<CopyName>,
+        by: String,
+        why: String,
+        until: Option<Timestamp>,
+    },
+    /// An event began, or ended then.
+    Event { name: String, ended: Option<Timestamp> },
 }
 
 /// Who leads, as a node knows it.

@@ -62,6 +62,7 @@ fn look_up(site: &Site, request: Request, by: Identity) -> Answer<Response> {
                 repo: site.repo.clone(),
                 library: hands.library()?,
                 book: Arc::clone(&hands.cartridges),
+                keeper: Arc::clone(&hands.media_keeper),
                 settings: hands.media.clone(),
                 clock: Arc::clone(&hands.clock),
                 spare: hands.spare.clone(),
@@ -150,6 +151,7 @@ fn status(site: &Site) -> Answer<StatusReport> {
     let packs = site.repo.packs();
     alarms.extend(site.repo.hurt().iter().map(sentence));
     alarms.extend(site.hands.keeper.alarm());
+    alarms.extend(site.hands.media_keeper.alarm());
     alarms.extend(site.hands.collector.alarm());
     Ok(StatusReport {
         node: site.guard.me().identity,

@@ -3,6 +3,7 @@
 //! it is finished, and packs go as they are. A point that cannot be had is left out and named,
 //! and costs the others nothing.
 
+mod books;
 mod lanes;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -17,11 +18,11 @@ use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Chain, MediaSetName, PackId, PointId, WorkloadId};
 use strongroom_store::manifest::Manifest;
 use strongroom_store::media::{
-    Held, MediaError, MediaIdentity, MediaReader, MediaSetWriter, Put, SetOrder, Spool,
+    Held, MediaError, MediaIdentity, MediaReader, MediaSetWriter, Put, SetOrder, Spool, Surveyed,
 };
 use strongroom_store::repo::{Repo, RepoError};
 
-pub(crate) use self::lanes::Tally;
+pub(crate) use self::lanes::{Tally, first_lane};
 use crate::cartridges::Known;
 use crate::orders::Media;
 
@@ -42,6 +43,8 @@ pub(crate) fn write_points(
     let session = repo.session();
     let repo: &Repo = &session;
     let unavailable = |error: &dyn std::error::Error| refused(RefusalKind::Unavailable, error);
+    // What was let go there is to be kept again, before anything is decided by it.
+    media.keeper.wanted(&set, points)?;
     let known = media.known()?;
     let slots = media.library.inventory().map_err(|error| unavailable(&error))?;
     let (order, wrapped) = order_of(repo, set).map_err(|error| unavailable(&error))?;
@@ -49,18 +52,23 @@ pub(crate) fn write_points(
     let order = SetOrder { released, ..order };
     let lanes = (media.settings.drives.get() as usize).min(media.library.drives());
     let orders = lanes::orders(&order, lanes)?;
-    let mut writers = MediaSetWriter::open_all(&media.library, orders, &media.clock)
-        .map_err(|error| unavailable(&error))?;
+    let mut surveyed = Surveyed::of(&media.library, orders).map_err(|error| unavailable(&error))?;
+    books::let_lapse(media, &known, &order.set, &mut surveyed)?;
+    let mut writers = surveyed.open(&media.clock).map_err(|error| unavailable(&error))?;
     forget_lost(repo, (media, &known), &mut writers, points)?;
     let shares = lanes::share(repo, &writers, points);
-    lanes::run(writers, shares, &|writer, points| write_lane(repo, wrapped, writer, points, tally))
+    lanes::run(writers, shares, &|mut writer, points| {
+        let written = write_lane(repo, wrapped, &mut writer, points, tally);
+        let noted = books::settle(repo, media, &order.set, &writer, points);
+        written.and_then(|written| noted.map(|()| written))
+    })
 }
 
 /// Writes points to one set with one drive.
 fn write_lane(
     repo: &Repo,
     wrapped: u32,
-    mut writer: MediaSetWriter,
+    writer: &mut MediaSetWriter,
     points: &[PointId],
     tally: &Tally<'_>,
 ) -> Result<(Progress, String), Refusal> {
@@ -74,7 +82,7 @@ fn write_lane(
     writer.begin(total).map_err(|error| unavailable(&error))?;
     let began = Instant::now();
     let (progress, spoiled, waited) = Spool::run(repo, packs, |spool| {
-        put_packs(spool, &mut writer, tally)
+        put_packs(spool, writer, tally)
             .map(|(progress, spoiled)| (progress, spoiled, spool.waited()))
     })?;
     let wrote = began.elapsed();
@@ -154,7 +162,10 @@ fn forget_lost(
         let has_manifest = reader.manifest(**point).is_ok() || known.holds_away(&reader, **point);
         !has_manifest || packs.iter().any(|pack| lost.contains(pack))
     };
-    let points = needs.iter().filter(is_lost).map(|(point, _)| *point).collect();
+    let points: HashSet<PointId> = needs.iter().filter(is_lost).map(|(point, _)| *point).collect();
+    if !lost.is_empty() || !points.is_empty() {
+        books::doubt(media, known, writers)?;
+    }
     for writer in writers {
         writer.forget_packs(&lost);
         writer.forget_points(&points);

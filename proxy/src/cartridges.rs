@@ -6,6 +6,7 @@
 mod journal;
 mod orders;
 mod wait;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -17,13 +18,15 @@ use serde::{Deserialize, Serialize};
 use strongroom_protocol::admin::Whereabouts;
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Chain, MediaSetName, MediumId, PointId, Timestamp};
-use strongroom_store::media::{MediumInfo, WhatIsOn};
+use strongroom_store::media::{Lapsed, MediumInfo, WhatIsOn};
 use strongroom_store::tape::{Barcode, TapeError, TapeLibrary};
+use tokio::sync::Notify;
 
 use self::journal::Journal;
 
 pub use self::journal::JournalError;
 pub(crate) use self::orders::{Keeping, carry_out};
+pub(crate) use self::watch::watch;
 
 /// Its file in the proxy's directory.
 pub const CARTRIDGES_FILE: &str = "cartridges.log";
@@ -89,8 +92,27 @@ pub(crate) enum What {
     Retired {
         medium: MediumId,
         onto: Vec<Barcode>,
+        /// What is on those now.
+        #[serde(default)]
+        media: BTreeSet<MediumId>,
+    },
+    /// A session that ended with it put these points on a set: the media that each needs.
+    Written {
+        set: MediaSetName,
+        needs: Vec<(PointId, BTreeSet<MediumId>)>,
+    },
+    /// What was hurt on a set is written again: which media its points need is not known.
+    Mended {
+        set: MediaSetName,
+    },
+    /// Nothing that is kept needs what is on it: it may be written from its beginning.
+    Lapsed {
+        medium: MediumId,
     },
 }
+
+/// The media that each point of a set needs.
+pub(crate) type Needs = BTreeMap<PointId, BTreeSet<MediumId>>;
 
 /// A cartridge that left.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -132,6 +154,10 @@ pub(crate) struct Known {
     pub(crate) retired: BTreeMap<MediumId, Vec<Barcode>>,
     /// Since when packs could not be read.
     pub(crate) flawed: BTreeMap<Barcode, Timestamp>,
+    /// By media set, as far as known.
+    pub(crate) needs: BTreeMap<MediaSetName, Needs>,
+    /// Media that nothing needed; their cartridges may have been written anew since.
+    pub(crate) lapsed: BTreeSet<MediumId>,
 }
 
 impl Known {
@@ -150,10 +176,33 @@ impl Known {
                 self.flawed.entry(barcode.clone()).or_insert(at);
             }
             What::Copied { .. } => {}
-            What::Retired { medium, onto } => {
+            What::Retired { medium, onto, media } => {
                 self.flawed.remove(barcode);
                 self.retired.insert(*medium, onto.clone());
+                for needs in self.needs.values_mut() {
+                    move_needs(needs, *medium, media);
+                }
             }
+            What::Written { set, needs } => {
+                self.needs.entry(set.clone()).or_default().extend(needs.iter().cloned());
+            }
+            What::Mended { set } => drop(self.needs.remove(set)),
+            What::Lapsed { medium } => {
+                self.flawed.remove(barcode);
+                self.lapsed.insert(*medium);
+            }
+        }
+    }
+
+    /// What has lapsed on a set where these points were let go.
+    pub(crate) fn lapsed_on(&self, set: &MediaSetName, points: &BTreeSet<PointId>) -> Lapsed {
+        let left = self.left.values().filter(|left| left.can_be_fetched());
+        let contents = left.filter_map(|left| left.contents.as_ref());
+        let away = contents.filter(|on| on.set == *set && !self.lapsed.contains(&on.medium));
+        Lapsed {
+            points: points.clone(),
+            needs: self.needs.get(set).cloned().unwrap_or_default(),
+            away: away.flat_map(|on| on.points.iter().copied()).collect(),
         }
     }
 
@@ -165,6 +214,17 @@ impl Known {
             named.filter(|left| left.contents.as_ref().is_none_or(|on| on.medium == medium))
         })
     }
+}
+
+/// What lay on a medium lies on others now; where those are not known, what needed it is not.
+fn move_needs(needs: &mut Needs, medium: MediumId, onto: &BTreeSet<MediumId>) {
+    needs.retain(|_, media| {
+        let moves = media.remove(&medium);
+        if moves {
+            media.extend(onto);
+        }
+        !moves || !onto.is_empty()
+    });
 }
 
 /// Where the cartridges are that a proxy's book says are in a vault, for whoever has only its
@@ -190,6 +250,8 @@ pub fn places(home: &Path) -> Result<BTreeMap<Barcode, String>, JournalError> {
 /// The book of this site's cartridges.
 pub(crate) struct Cartridges {
     inner: Mutex<(Journal, Known)>,
+    /// Something came back.
+    returned: Notify,
 }
 
 fn unavailable(error: &dyn std::error::Error) -> Refusal {
@@ -204,7 +266,7 @@ impl Cartridges {
     pub(crate) fn open(path: &Path) -> Result<Self, JournalError> {
         let mut known = Known::default();
         let journal = Journal::open(path, |line| known.apply(line.at, &line.barcode, &line.what))?;
-        Ok(Self { inner: Mutex::new((journal, known)) })
+        Ok(Self { inner: Mutex::new((journal, known)), returned: Notify::new() })
     }
 
     fn locked(&self) -> MutexGuard<'_, (Journal, Known)> {
@@ -248,6 +310,7 @@ impl Cartridges {
         for barcode in slots.into_iter().filter_map(|slot| slot.barcode) {
             if known.left.contains_key(&barcode) {
                 self.note(at, "inventory", &barcode, What::Returned)?;
+                self.returned.notify_one();
             }
         }
         Ok(self.known())

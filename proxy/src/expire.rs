@@ -5,6 +5,7 @@
 mod compact;
 mod floor;
 mod journal;
+mod media;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,6 +24,7 @@ use self::floor::Ruling;
 use self::journal::{Journal, What};
 
 pub use self::journal::JournalError;
+pub(crate) use self::media::{FOLDER as MEDIA_FOLDER, MediaKeeper, Release};
 
 /// The journal's file in the proxy's directory.
 pub const JOURNAL_FILE: &str = "expiry.log";

@@ -15,6 +15,7 @@ mod look;
 mod orders;
 mod proofs;
 mod prove;
+mod release;
 mod replicate;
 mod run;
 mod visitors;

@@ -10,7 +10,8 @@ use strongroom_node::desk::{Task, Worker};
 use strongroom_node::home::{Home, MediaSettings};
 use strongroom_node::kept::KeptPolicy;
 use strongroom_protocol::control::{
-    Ending, ExpireOrder, ExpireOutcome, FromNode, Progress, RetryAdvice, StepNews, Work,
+    Ending, ExpireAnswer, ExpireOrder, ExpireOutcome, FromNode, Progress, RetryAdvice, StepNews,
+    Work,
 };
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{Chain, Clock, MediaSetName, PointId, Timestamp};
@@ -21,9 +22,9 @@ use strongroom_store::tape::{Barcode, TapeLibrary};
 use crate::aux::Tally;
 use crate::cartridges::{Cartridges, Known, What};
 use crate::drills::{Range, drill};
-use crate::expire::Keeper;
+use crate::expire::{Keeper, MediaKeeper};
 use crate::proofs::Proofs;
-use crate::{aux, heal, look, prove, replicate};
+use crate::{aux, heal, look, prove, release, replicate};
 
 /// The proxy's hands.
 pub(crate) struct Hands {
@@ -37,6 +38,7 @@ pub(crate) struct Hands {
     pub(crate) drives: tokio::sync::Mutex<()>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) keeper: Arc<Keeper>,
+    pub(crate) media_keeper: Arc<MediaKeeper>,
     pub(crate) proofs: Arc<Proofs>,
     pub(crate) collector: Arc<Collector>,
     pub(crate) home: Home,
@@ -46,6 +48,8 @@ pub(crate) struct Hands {
 pub(crate) struct Media {
     pub(crate) library: Arc<dyn TapeLibrary>,
     pub(crate) cartridges: Arc<Cartridges>,
+    /// What was let go on media.
+    pub(crate) keeper: Arc<MediaKeeper>,
     pub(crate) settings: MediaSettings,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -111,17 +115,25 @@ impl Hands {
                 })
                 .await
             }
-            Work::Prove { set: Some(_), point, .. } => {
+            Work::Prove { set: Some(set), point, .. } => {
                 let library = self.library()?;
                 let _drive = self.drives.lock().await;
                 let (repo, media) = (self.repo.clone(), self.media(library));
-                blocking(move || prove::read_media(&repo, &media, point)).await
+                blocking(move || {
+                    let proven = prove::read_media(&repo, &media, point)?;
+                    media.keeper.proven(&set, point);
+                    Ok(proven)
+                })
+                .await
             }
             Work::Drill(work) => {
                 let (hands, task) = (Arc::clone(self), task.clone());
                 blocking(move || drill(&hands.range(), &task, &work)).await
             }
             Work::Expire { points, order, .. } => self.expire(task, points, order).await,
+            Work::Release { set, points, order, .. } => {
+                self.release(task, set, points, order).await
+            }
             Work::Heal { .. } => heal::give_back(&self.repo, task).await,
             Work::Look { set, points, .. } => self.look(task, set, points).await,
             Work::Protect(_)
@@ -141,11 +153,31 @@ impl Hands {
         if answers.iter().any(|answer| answer.outcome == ExpireOutcome::Gone) {
             self.collector.want();
         }
-        let gone = answers.iter().filter(|answer| answer.outcome == ExpireOutcome::Gone).count();
-        let text = format!("{gone} of {} points are gone", answers.len());
-        let (job, generation) = (task.job, task.generation);
-        task.uplink.say(FromNode::Expired { job, generation, answers }).await;
-        Ok((Progress::default(), text))
+        Ok(answer_expired(task, answers, "gone").await)
+    }
+
+    /// Lets go of points on media. The cartridges are looked at only for what is not known of.
+    async fn release(
+        &self,
+        task: &Task,
+        set: MediaSetName,
+        points: Vec<PointId>,
+        order: ExpireOrder,
+    ) -> Outcome {
+        let (repo, media, job) = (self.repo.clone(), self.media(self.library()?), task.job);
+        let drive = match self.media_keeper.is_unknown(&set, &points) {
+            true => Some(self.drives.lock().await),
+            false => None,
+        };
+        let is_looked = drive.is_some();
+        let obeyed = blocking(move || {
+            if is_looked {
+                release::look(&repo, &media, &set)?;
+            }
+            release::obey(&media, job, &set, &points, order)
+        });
+        let answers = obeyed.await?;
+        Ok(answer_expired(task, answers, "let go").await)
     }
 
     /// Tells the coordinator which of the points are not whole.
@@ -170,6 +202,7 @@ impl Hands {
         Media {
             library,
             cartridges: Arc::clone(&self.cartridges),
+            keeper: Arc::clone(&self.media_keeper),
             settings: self.media.clone(),
             clock: Arc::clone(&self.clock),
         }
@@ -181,6 +214,14 @@ impl Hands {
             Refusal::new(RefusalKind::Unavailable, text)
         })
     }
+}
+
+async fn answer_expired(task: &Task, answers: Vec<ExpireAnswer>, word: &str) -> (Progress, String) {
+    let gone = answers.iter().filter(|answer| answer.outcome == ExpireOutcome::Gone).count();
+    let text = format!("{gone} of {} points are {word}", answers.len());
+    let (job, generation) = (task.job, task.generation);
+    task.uplink.say(FromNode::Expired { job, generation, answers }).await;
+    (Progress::default(), text)
 }
 
 async fn blocking<T: Send + 'static>(
@@ -198,6 +239,7 @@ const fn step_of(work: &Work) -> &'static str {
         Work::Prove { .. } => "prove",
         Work::Drill(_) => "drill",
         Work::Expire { .. } => "expire",
+        Work::Release { .. } => "release",
         Work::Heal { .. } => "give-back",
         Work::Look { .. } => "look",
         Work::Protect(_) | Work::ProtectApp(_) | Work::ProtectBlocks { .. } | Work::Recover(_) => {

@@ -30,9 +30,9 @@ use strongroom_store::tape::{self, TapeError, TapeLibrary};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::cartridges::{CARTRIDGES_FILE, Cartridges, JournalError as CartridgesError};
+use crate::cartridges::{self, CARTRIDGES_FILE, Cartridges, JournalError as CartridgesError};
 use crate::drills;
-use crate::expire::{JOURNAL_FILE, JournalError, Keeper};
+use crate::expire::{JOURNAL_FILE, JournalError, Keeper, MEDIA_FOLDER, MediaKeeper};
 use crate::heal::ProxyMender;
 use crate::orders::Hands;
 use crate::proofs::{PROOFS_FILE, Proofs};
@@ -129,6 +129,8 @@ impl Proxy {
         let listen = settings.listen.ok_or_else(|| lacking("listen"))?;
         let endpoint = Endpoint::listen(listen, guard.server_tls()?, lasting_key(&home)?)?;
         let (journal, floor) = (home.path(JOURNAL_FILE), settings.floor.clone());
+        let media_keeper =
+            MediaKeeper::open(&home.path(MEDIA_FOLDER), floor.clone(), Arc::clone(&clock))?;
         let keeper = Keeper::open(&journal, floor, repo.clone(), Arc::clone(&clock))?;
         let hands = Arc::new(Hands {
             repo: repo.clone(),
@@ -139,6 +141,7 @@ impl Proxy {
             drives: tokio::sync::Mutex::new(()),
             clock,
             keeper: Arc::new(keeper),
+            media_keeper: Arc::new(media_keeper),
             proofs: Arc::new(Proofs::open(&home.path(PROOFS_FILE))),
             collector: Arc::new(Collector::new(repo.clone(), Reserve::of(home.dir()))),
             home: home.clone(),
@@ -183,7 +186,9 @@ impl Proxy {
         let (repo, scrubber) = (site.repo.clone(), Arc::clone(&site.scrubber));
         let keeping = door::keep(endpoint, Arc::clone(&guard), site, stop.clone());
         let renewing = renew_own(&guard, stop.clone());
-        let counting = Arc::clone(&hands.keeper).count(stop.clone());
+        let on_media = Arc::clone(&hands.media_keeper).count(stop.clone());
+        let of_snap = Arc::clone(&hands.keeper).count(stop.clone());
+        let counting = async { tokio::join!(of_snap, on_media) };
         let clock = Arc::clone(&hands.clock);
         let collecting =
             Arc::clone(&hands.collector).run(stop.clone(), move || clock.now(), |_| {});
@@ -211,7 +216,8 @@ impl Proxy {
             // There is one uplink a run.
             let _ = shown.uplink.set(uplink.clone());
             let telling = Arc::clone(&hands.proofs).hand_over(uplink.clone(), stop.clone());
-            tokio::join!(desk.work(hands, uplink, heard, stop.clone()), telling);
+            let watching = cartridges::watch(Arc::clone(&hands), uplink.clone(), stop.clone());
+            tokio::join!(desk.work(hands, uplink, heard, stop.clone()), telling, watching);
             // The uplink ends by itself with `stop`.
             let _ = talking.await;
         };

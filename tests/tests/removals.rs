@@ -54,7 +54,7 @@ async fn a_copy_on_media_that_nothing_keeps_leaves_the_books() {
     assert_eq!(ageing.copy(second, "tape").await.state, "present");
     let subject = format!("tape of point {first}");
     let record = ageing.lab.audited("expire", &subject).await.unwrap();
-    assert!(record.detail.contains("stay on its media"), "{record:?}");
+    assert!(record.detail.contains("let go on media set"), "{record:?}");
     // With every copy of it gone, the point itself is listed no more after a while.
     for copy in ["primary", "secondary"] {
         ageing.until(first, copy, expired).await;

@@ -16,7 +16,7 @@ use strongroom_node::home::Home;
 use strongroom_node::kept::POLICY_FILE;
 use strongroom_node::lead::{LeadBook, Standing};
 use strongroom_node::reader::RemotePoint;
-use strongroom_protocol::admin::{PruneOrder, Request, Response};
+use strongroom_protocol::admin::{PointRef, PruneOrder, Request, Response};
 use strongroom_protocol::lead::LeadOrder;
 use strongroom_protocol::opening::{Refusal, RefusalKind};
 use strongroom_protocol::{PointId, Role};
@@ -168,6 +168,35 @@ async fn fenced(sites: &TwoSites) {
     assert_eq!(sites.audited("coordinator", "lead.lost").await.unwrap().len(), 1);
 }
 
+/// The second site leads, by the order of two, and there is nothing to take over any more.
+async fn leads(sites: &TwoSites) {
+    let lead = sites.lead("proxy").await.unwrap().lead;
+    let by: Vec<&str> = lead.by.iter().map(|person| person.name.as_str()).collect();
+    assert_eq!((lead.site.as_str(), by), ("b", vec!["ann", "ben"]));
+    let confirmed = sites.audited("proxy", "takeover.confirmed").await.unwrap();
+    assert!(confirmed[0].0.ends_with("/operator/ben") && confirmed[0].1.contains("ann"));
+    let again = Request::LeadPropose { order: LeadOrder::TakeOver, why: "x".to_owned() };
+    assert!(refusal(sites.ask_as("ann", "proxy", &again).await).text.contains("nothing"));
+}
+
+/// Placed at the site that leads in the other's place.
+async fn hold(sites: &TwoSites, point: PointId) {
+    let (name, why) = ("case 7".to_owned(), "a court".to_owned());
+    let place = Request::HoldPlace { name, why, points: vec![PointRef::Id(point.to_string())] };
+    sites.ask_as("ann", "proxy", &place).await.unwrap();
+}
+
+/// What was placed there is at the site that leads again.
+async fn has_hold(sites: &TwoSites, point: PointId) {
+    let Response::Holds(holds) = sites.ask("coordinator", &Request::Holds).await.unwrap() else {
+        panic!("no holds")
+    };
+    assert_eq!(holds.len(), 1, "{holds:?}");
+    assert_eq!((holds[0].name.as_str(), &holds[0].points), ("case 7", &vec![point]));
+    assert!(holds[0].by.ends_with("/operator/ann"), "{holds:?}");
+    assert_eq!(sites.audited("coordinator", "hold.taken").await.unwrap().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_site_that_comes_back_is_fenced_brought_up_and_leads_again_with_the_points_of_both() {
     let (mut scene, [coordinator, agent, second]) = Scene::make().await;
@@ -185,13 +214,7 @@ async fn a_site_that_comes_back_is_fenced_brought_up_and_leads_again_with_the_po
 
     scene.sites.order(LeadOrder::TakeOver).await.unwrap();
     scene.sites.await_lead("proxy", "leads", 2).await.unwrap();
-    let lead = scene.sites.lead("proxy").await.unwrap().lead;
-    let by: Vec<&str> = lead.by.iter().map(|person| person.name.as_str()).collect();
-    assert_eq!((lead.site.as_str(), by), ("b", vec!["ann", "ben"]));
-    let confirmed = scene.sites.audited("proxy", "takeover.confirmed").await.unwrap();
-    assert!(confirmed[0].0.ends_with("/operator/ben") && confirmed[0].1.contains("ann"));
-    let again = Request::LeadPropose { order: LeadOrder::TakeOver, why: "x".to_owned() };
-    assert!(refusal(scene.sites.ask_as("ann", "proxy", &again).await).text.contains("nothing"));
+    leads(&scene.sites).await;
 
     // What survived is protected at b, by the policy that was kept there.
     let agent = scene.move_agent(agent, "proxy").await;
@@ -215,6 +238,10 @@ async fn a_site_that_comes_back_is_fenced_brought_up_and_leads_again_with_the_po
     let second = scene.sites.start_second().unwrap();
     scene.sites.await_lead("proxy", "leads", 2).await.unwrap();
 
+    // What is marked at b goes to a with the lead.
+    let held = scene.made[2].0;
+    hold(&scene.sites, held).await;
+
     // Ordered while site a is away, and b is killed on the way: b takes nothing any more.
     scene.sites.order(LeadOrder::GiveBack).await.unwrap();
     let refused = refusal(
@@ -228,6 +255,7 @@ async fn a_site_that_comes_back_is_fenced_brought_up_and_leads_again_with_the_po
     let coordinator = scene.sites.start_coordinator().unwrap();
     scene.sites.await_lead("coordinator", "leads", 3).await.unwrap();
     scene.sites.await_lead("proxy", "follows", 3).await.unwrap();
+    has_hold(&scene.sites, held).await;
     let agent = scene.move_agent(agent, "coordinator").await;
     scene.point_at("coordinator").await;
     scene.sites.await_points("proxy", 4).await.unwrap();

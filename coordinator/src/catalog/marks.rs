@@ -87,6 +87,30 @@ impl Catalog {
         })
     }
 
+    /// Takes in a hold of another site, or more of one that was taken in; whether anything is new.
+    /// Refuses a name that another hold has.
+    pub fn take_hold(&self, hold: &Hold) -> Result<bool, CatalogError> {
+        self.change("take in a hold", |db| {
+            let known = holds_of(db)?.into_iter().find(|known| known.name == hold.name);
+            let Some(known) = known else {
+                put_hold(db, hold)?;
+                return Ok(true);
+            };
+            if (known.placed, &known.by) != (hold.placed, &hold.by) {
+                return Err(CatalogError::HoldTaken { name: hold.name.clone() }.into());
+            }
+            let is_new = !hold.points.is_subset(&known.points)
+                || !hold.workloads.is_subset(&known.workloads);
+            if is_new {
+                let points = known.points.union(&hold.points).copied().collect();
+                let workloads = known.workloads.union(&hold.workloads).cloned().collect();
+                db.execute("DELETE FROM holds WHERE name = ?1", [hold.name.as_str()])?;
+                put_hold(db, &Hold { points, workloads, ..known })?;
+            }
+            Ok(is_new)
+        })
+    }
+
     /// Releases a hold and returns it as it was.
     pub fn release_hold(&self, name: &Label) -> Result<Hold, CatalogError> {
         self.change("release a hold", |db| {

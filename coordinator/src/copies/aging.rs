@@ -48,15 +48,26 @@ impl Copies {
         }
     }
 
-    /// A node came: what it holds may be another disk's. Media are where they were.
-    pub(super) fn look_again(&mut self, node: &NodeName) {
+    /// The copies at a node that are on media, or those that are not.
+    fn copies_at(&self, node: &NodeName, is_wanted: fn(&Copy) -> bool) -> Vec<CopyName> {
         let in_force = self.site.in_force();
         let policies = in_force.declared.policies.values();
-        let theirs: Vec<CopyName> = policies
-            .flat_map(|policy| policy.copies.values())
-            .filter(|copy| copy.node == *node && set_of(copy).is_none())
-            .map(|copy| copy.name.clone())
-            .collect();
+        let copies = policies.flat_map(|policy| policy.copies.values());
+        let theirs = copies.filter(|copy| copy.node == *node && is_wanted(copy));
+        theirs.map(|copy| copy.name.clone()).collect()
+    }
+
+    /// Cartridges came back to a node: what could not be proven without them is tried at once.
+    pub(crate) fn returned(&mut self, node: &NodeName) {
+        let on_media = self.copies_at(node, |copy| set_of(copy).is_some());
+        self.doubtful.retain(|(_, copy), _| !on_media.contains(copy));
+        self.unlooked.retain(|(at, copy), _| at != node || !on_media.contains(copy));
+        self.reconsider();
+    }
+
+    /// A node came: what it holds may be another disk's. Media are where they were.
+    pub(super) fn look_again(&mut self, node: &NodeName) {
+        let theirs = self.copies_at(node, |copy| set_of(copy).is_none());
         self.looked.retain(|(_, copy), _| !theirs.contains(copy));
         self.unlooked.retain(|(at, _), _| at != node);
     }

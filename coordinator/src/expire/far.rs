@@ -1,19 +1,22 @@
 //! Copies at the other site that nothing keeps. They are announced, and ordered away once the
 //! proxy says that its own floor lets them go; before the order leaves, it is in the catalog and
 //! the audit log. What became of an order whose answer was lost is asked, not assumed; a refusal
-//! stands in the ledger.
+//! stands in the ledger. On media points are let go, and their cartridges may be written anew: one
+//! that another copy on the same set of media keeps stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use strongroom_protocol::control::{Ending, ExpireAnswer, ExpireOrder, ExpireOutcome, Work};
-use strongroom_protocol::{Chain, CopyName, Generation, JobId, NodeName, PointId, Timestamp};
+use strongroom_protocol::{
+    Chain, CopyName, Generation, JobId, MediaSetName, NodeName, PointId, Timestamp,
+};
 
 use crate::catalog::{CatalogError, CopyEvent, Doomed, LedgerRow};
 use crate::copies::{CopyTask, Doing};
 use crate::expire::place::Places;
 use crate::expire::{self, ExpireError, because, subject};
-use crate::policy::{CopyKind, Declared};
+use crate::policy::{Copy, CopyKind, Declared};
 use crate::retention::{CopyState, Grace};
 use crate::site::Site;
 
@@ -23,7 +26,7 @@ const POINTS_AN_ORDER: usize = 32;
 const LOOK_SECONDS: i64 = 5;
 /// A refusal without a date is asked about again after this, one with a date at the latest then.
 const ASK_AGAIN_SECONDS: i64 = 86_400;
-/// A proxy that could not answer is left alone for this long.
+/// A proxy that could not answer is not asked of the same copy for this long.
 const REST_SECONDS: i64 = 600;
 
 /// An order that was not answered yet.
@@ -31,6 +34,15 @@ struct Asked {
     job: JobId,
     order: ExpireOrder,
     copies: BTreeMap<PointId, Doomed>,
+    place: Place,
+}
+
+/// Where copies lie at a proxy: which copy, and its set if it is on media.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    node: NodeName,
+    copy: CopyName,
+    set: Option<MediaSetName>,
 }
 
 /// What is under way with each proxy.
@@ -39,7 +51,7 @@ pub(crate) struct Far {
     asked: BTreeMap<NodeName, Asked>,
     /// The proxy would let them go.
     ready: BTreeSet<(PointId, CopyName)>,
-    resting: BTreeMap<NodeName, Timestamp>,
+    resting: BTreeMap<Place, Timestamp>,
     look_at: Option<Timestamp>,
 }
 
@@ -85,8 +97,8 @@ impl Far {
         let mut places = Places::default();
         let unknown = self.site.catalog.removing()?;
         let unknown = self.by_node(&in_force.declared, &mut places, unknown, now)?;
-        for ((node, copy), doomed) in unknown {
-            self.order(&node, &copy, doomed, ExpireOrder::Announce, now);
+        for (place, doomed) in unknown {
+            self.order(&place, doomed, ExpireOrder::Announce, now);
         }
         let clock = expire::clock(&self.site, now)?;
         let mut due = self.site.catalog.doomed()?;
@@ -105,77 +117,109 @@ impl Far {
         let judged = expire::judge(&site, now)?;
         let ripe = expire::ripe(&site, &judged)?;
         let ripe: BTreeSet<(PointId, CopyName)> = ripe.iter().map(Doomed::key).collect();
-        for ((node, copy), mut doomed) in due {
+        for (place, mut doomed) in due {
             doomed.retain(|doomed| ripe.contains(&doomed.key()));
             let (ready, rest): (Vec<Doomed>, Vec<Doomed>) =
                 doomed.into_iter().partition(|doomed| self.ready.contains(&doomed.key()));
-            if !ready.is_empty() && !self.asked.contains_key(&node) {
-                self.order_away(&node, &copy, ready, now)?;
+            if !ready.is_empty() && !self.asked.contains_key(&place.node) {
+                self.order_away(&place, ready, now)?;
             }
-            self.order(&node, &copy, rest, ExpireOrder::Announce, now);
+            self.order(&place, rest, ExpireOrder::Announce, now);
         }
         Ok(())
     }
 
-    /// Copies in repositories of proxies that are here and free, by proxy and copy.
+    /// Copies at proxies that are here and free, by where they lie.
     fn by_node(
         &self,
         declared: &Declared,
         places: &mut Places,
         all: Vec<Doomed>,
         now: Timestamp,
-    ) -> Result<BTreeMap<(NodeName, CopyName), Vec<Doomed>>, CatalogError> {
-        let mut found: BTreeMap<(NodeName, CopyName), Vec<Doomed>> = BTreeMap::new();
+    ) -> Result<BTreeMap<Place, Vec<Doomed>>, CatalogError> {
+        let mut found: BTreeMap<Place, Vec<Doomed>> = BTreeMap::new();
         for doomed in all {
-            let copy = places.copy_of(&self.site, declared, &doomed)?;
-            let Some(copy) = copy.filter(|copy| copy.kind == CopyKind::SecondarySnap) else {
-                continue;
+            let Some(copy) = places.copy_of(&self.site, declared, &doomed)? else { continue };
+            let set = match &copy.kind {
+                CopyKind::SecondarySnap => None,
+                CopyKind::Aux { media_set } => Some(media_set.clone()),
             };
-            let rests = self.resting.get(&copy.node).is_some_and(|until| *until > now);
+            let place = Place { node: copy.node.clone(), copy: copy.name.clone(), set };
+            let rests = self.resting.get(&place).is_some_and(|until| *until > now);
             let here = self.site.sessions.proxy(&copy.node).is_some();
-            if here && !rests && !self.asked.contains_key(&copy.node) {
-                found.entry((copy.node, copy.name)).or_default().push(doomed);
+            if !here || rests || self.asked.contains_key(&copy.node) {
+                continue;
+            }
+            if place.set.is_none() || !self.is_shared(declared, places, &doomed, &copy)? {
+                found.entry(place).or_default().push(doomed);
             }
         }
         Ok(found)
     }
 
+    /// Whether another copy of the point is kept on the same set of media.
+    fn is_shared(
+        &self,
+        declared: &Declared,
+        places: &mut Places,
+        doomed: &Doomed,
+        copy: &Copy,
+    ) -> Result<bool, CatalogError> {
+        for row in self.site.catalog.ledger_of(doomed.row.point)? {
+            let goes = matches!(row.state, CopyState::Expired | CopyState::Removing)
+                || row.doomed.is_some();
+            if goes || row.copy == copy.name {
+                continue;
+            }
+            let other = Doomed { row, ..doomed.clone() };
+            let other = places.copy_of(&self.site, declared, &other)?;
+            if other.is_some_and(|other| other.kind == copy.kind && other.node == copy.node) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Decides and records, then orders.
     fn order_away(
         &mut self,
-        node: &NodeName,
-        copy: &CopyName,
+        place: &Place,
         mut doomed: Vec<Doomed>,
         now: Timestamp,
     ) -> Result<(), ExpireError> {
         doomed.truncate(POINTS_AN_ORDER);
+        let Place { node, copy, .. } = place;
         for one in &doomed {
             let detail = format!("ordered of {node}: {}", because(&one.row));
             self.site.try_record("coordinator", "expire.order", &subject(one), &detail)?;
             self.site.catalog.record_copy(one.row.point, copy, &CopyEvent::Removing, now)?;
             self.ready.remove(&one.key());
         }
-        self.order(node, copy, doomed, ExpireOrder::Remove, now);
+        self.order(place, doomed, ExpireOrder::Remove, now);
         Ok(())
     }
 
     fn order(
         &mut self,
-        node: &NodeName,
-        copy: &CopyName,
+        place: &Place,
         mut doomed: Vec<Doomed>,
         order: ExpireOrder,
         now: Timestamp,
     ) {
         doomed.truncate(POINTS_AN_ORDER);
+        let Place { node, copy, set } = place;
         if doomed.is_empty() || self.asked.contains_key(node) {
             return;
         }
         let job = JobId::fresh(now.unix_ms());
         let points: Vec<PointId> = doomed.iter().map(|doomed| doomed.row.point).collect();
-        let work = Work::Expire { copy: copy.clone(), points: points.clone(), order };
+        let (name, named) = (copy.clone(), points.clone());
+        let work = match set {
+            None => Work::Expire { copy: name, points: named, order },
+            Some(set) => Work::Release { copy: name, set: set.clone(), points: named, order },
+        };
         if let Err(why) = self.site.sessions.order_proxy(node, job, work) {
-            self.unmet(node, &doomed, &why, now);
+            self.unmet(place, &doomed, &why, now);
             return;
         }
         if let (ExpireOrder::Remove, Some(first)) = (order, doomed.first()) {
@@ -192,14 +236,14 @@ impl Far {
             });
         }
         let copies = doomed.into_iter().map(|doomed| (doomed.row.point, doomed)).collect();
-        self.asked.insert(node.clone(), Asked { job, order, copies });
+        self.asked.insert(node.clone(), Asked { job, order, copies, place: place.clone() });
     }
 
     /// An order could not be given, or was not carried out: what it was about says so.
-    fn unmet(&mut self, node: &NodeName, copies: &[Doomed], why: &str, now: Timestamp) {
-        tracing::warn!(%node, %why, "an order to expire was not carried out");
+    fn unmet(&mut self, place: &Place, copies: &[Doomed], why: &str, now: Timestamp) {
+        tracing::warn!(node = %place.node, %why, "an order to expire was not carried out");
         let until = now.plus_seconds(REST_SECONDS);
-        self.resting.insert(node.clone(), until);
+        self.resting.insert(place.clone(), until);
         for doomed in copies.iter().filter(|doomed| doomed.row.state == CopyState::Present) {
             let (point, copy) = doomed.key();
             let is_there = |rows: Vec<LedgerRow>| {
@@ -226,9 +270,13 @@ impl Far {
             asked.copies.get(&answer.point).map(|doomed| (doomed.clone(), answer.outcome.clone()))
         });
         let known: Vec<(Doomed, ExpireOutcome)> = known.collect();
+        let how = match &asked.place.set {
+            None => format!("{node} removed it"),
+            Some(set) => format!("let go on media set {set}, whose cartridges {node} writes anew"),
+        };
         let order = asked.order;
         for (doomed, outcome) in known {
-            if let Err(error) = self.book(node, &doomed, order, outcome) {
+            if let Err(error) = self.book((node, &how), &doomed, order, outcome) {
                 let point = doomed.row.point;
                 tracing::error!(%point, error = %Chain(&error), "an answer was not booked");
             }
@@ -237,7 +285,7 @@ impl Far {
 
     fn book(
         &mut self,
-        node: &NodeName,
+        (node, how): (&NodeName, &str),
         doomed: &Doomed,
         order: ExpireOrder,
         outcome: ExpireOutcome,
@@ -249,7 +297,7 @@ impl Far {
         let going = row.state == CopyState::Removing;
         let (event, action, detail) = match outcome {
             ExpireOutcome::Gone if going || row.doomed.is_some() => {
-                let detail = format!("{node} removed it: {}", because(&doomed.row));
+                let detail = format!("{how}: {}", because(&doomed.row));
                 (CopyEvent::Expired, Some("expire"), detail)
             }
             ExpireOutcome::Gone => {
@@ -294,10 +342,9 @@ impl Far {
             Ending::Failed { refusal, .. } => Err(refusal.to_string()),
             Ending::Cancelled => Err("cancelled".to_owned()),
         };
-        if let Err(why) = &outcome {
-            let copies: Vec<Doomed> =
-                asked.map(|asked| asked.copies.into_values().collect()).unwrap_or_default();
-            self.unmet(node, &copies, why, now);
+        if let (Err(why), Some(asked)) = (&outcome, asked) {
+            let copies: Vec<Doomed> = asked.copies.into_values().collect();
+            self.unmet(&asked.place, &copies, why, now);
         }
         self.site.end_task(job, outcome, now);
         self.look_at = None;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use strongroom_protocol::{CopyName, WorkloadName};
 
 use crate::catalog::{CatalogError, Doomed};
-use crate::policy::{self, Copy, CopyKind, Declared, PRIMARY};
+use crate::policy::{self, Copy, Declared, PRIMARY};
 use crate::site::Site;
 
 /// What the last versions that declared them said of copies, looked up once each.
@@ -45,12 +45,6 @@ impl Places {
 
 fn find(declared: &Declared, workload: &WorkloadName, copy: &CopyName) -> Option<Copy> {
     declared.policy_of(workload)?.copies.get(copy).cloned()
-}
-
-/// Whether it is a copy on media, by the policy in force.
-pub(crate) fn is_on_media(declared: &Declared, doomed: &Doomed) -> bool {
-    let copy = find(declared, &doomed.workload, &doomed.row.copy);
-    copy.is_some_and(|copy| matches!(copy.kind, CopyKind::Aux { .. }))
 }
 
 /// Whether it is the primary snap.

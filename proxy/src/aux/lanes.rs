@@ -29,6 +29,15 @@ pub(super) fn orders(order: &SetOrder, lanes: usize) -> Result<Vec<SetOrder>, Re
     (1..=lanes.max(1)).map(one).collect()
 }
 
+/// The set of a policy that a lane belongs to: `SET` of `SET.2`.
+pub(crate) fn first_lane(set: &MediaSetName) -> MediaSetName {
+    let first = set.as_str().rsplit_once('.').and_then(|(first, lane)| {
+        let is_lane = lane.parse::<usize>().is_ok_and(|lane| lane >= 2);
+        is_lane.then(|| first.parse().ok()).flatten()
+    });
+    first.unwrap_or_else(|| set.clone())
+}
+
 /// Which lane each point goes to: where it is, else where its workload is, else where least is.
 pub(super) fn share(
     repo: &Repo,

@@ -4,11 +4,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use strongroom_node::home::MediaSettings;
+use strongroom_node::home::{Floor, MediaSettings};
 use strongroom_protocol::{
     BlobKind, FixedClock, PointId, Reference, RepoId, Timestamp, WorkloadId,
 };
 use strongroom_store::cut::CutParams;
+use strongroom_store::disk::LocalDisk;
 use strongroom_store::disk::sim::SimDisk;
 use strongroom_store::keys::VaultKey;
 use strongroom_store::parcel::Compressor;
@@ -18,6 +19,7 @@ use strongroom_store::tape::TapeLibrary;
 use strongroom_store::writer::WriterLimits;
 
 use crate::cartridges::Cartridges;
+use crate::expire::MediaKeeper;
 use crate::orders::Media;
 
 const REPO: RepoId = RepoId::from_bytes([1; 16]);
@@ -25,16 +27,32 @@ const KEY: VaultKey = VaultKey::from_bytes([3; 32]);
 pub(crate) const WORKLOAD: WorkloadId = WorkloadId::from_bytes([2; 16]);
 
 pub(crate) fn repo(disk: &SimDisk) -> Repo {
-    let setup = RepoSetup {
+    Repo::create(disk, &setup(), &KEY).unwrap();
+    Repo::open(Arc::new(disk.clone()), &KEY, options()).unwrap()
+}
+
+/// A repository in a folder, made if it is not there.
+pub(crate) fn repo_in(folder: &Path) -> Repo {
+    let disk = LocalDisk::new(folder);
+    if !folder.join("config").exists() {
+        std::fs::create_dir_all(folder).unwrap();
+        Repo::create(&disk, &setup(), &KEY).unwrap();
+    }
+    Repo::open(Arc::new(disk), &KEY, options()).unwrap()
+}
+
+fn setup() -> RepoSetup {
+    RepoSetup {
         repo: REPO,
         org: "acme".parse().unwrap(),
         cut: CutParams::FILES,
         created: Timestamp(1),
         wraps: vec![vec![1]],
-    };
-    Repo::create(disk, &setup, &KEY).unwrap();
-    let options = Options { mode: Mode::Write, limits: WriterLimits::default() };
-    Repo::open(Arc::new(disk.clone()), &KEY, options).unwrap()
+    }
+}
+
+fn options() -> Options {
+    Options { mode: Mode::Write, limits: WriterLimits::default() }
 }
 
 /// A page that needs nothing.
@@ -43,6 +61,16 @@ pub(crate) fn page(repo: &Repo) -> Reference {
     let parcel = compressor.pack(&keys, BlobKind::Page, Vec::new(), &[7; 100], 1).unwrap();
     repo.insert(seal(&KEY, REPO, &parcel).unwrap(), &[]).unwrap();
     Reference { kind: BlobKind::Page, id: parcel.head.id }
+}
+
+/// A chunk of bytes that neither compress nor repeat.
+pub(crate) fn chunk(repo: &Repo, seed: u8, length: usize) -> Reference {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
+    let (keys, mut compressor) = (KEY.agent_keys(), Compressor::new().unwrap());
+    let parcel = compressor.pack(&keys, BlobKind::Data, Vec::new(), &bytes, 1).unwrap();
+    repo.insert(seal(&KEY, REPO, &parcel).unwrap(), &[]).unwrap();
+    Reference { kind: BlobKind::Data, id: parcel.head.id }
 }
 
 /// Of a point that needs nothing.
@@ -74,7 +102,22 @@ pub(crate) fn media_of(book: &Path, library: Arc<dyn TapeLibrary>) -> Media {
     Media {
         library,
         cartridges: Arc::new(Cartridges::open(book).unwrap()),
+        keeper: media_keeper(book),
         settings: MediaSettings::default(),
         clock: Arc::new(FixedClock::at(Timestamp::from_unix_seconds(1_800_000_000))),
     }
+}
+
+/// What was let go on media, beside a book of cartridges; whoever orders it is obeyed at once.
+pub(crate) fn media_keeper(book: &Path) -> Arc<MediaKeeper> {
+    let clock = FixedClock::at(Timestamp::from_unix_seconds(1_800_000_000));
+    let floor = Floor {
+        min_age_seconds: 0,
+        newest: 0,
+        grace_seconds: 0,
+        points_an_order_max: 64,
+        points_a_day_max: u32::MAX,
+    };
+    let folder = book.with_file_name("media-expiry");
+    Arc::new(MediaKeeper::open(&folder, floor, Arc::new(clock)).unwrap())
 }

@@ -14,6 +14,7 @@ fn refresh_without_end(dir: &Path) {
         repo: repo(&SimDisk::new()),
         library: library.clone(),
         book: Arc::new(Cartridges::open(&dir.join(CARTRIDGES_FILE)).unwrap()),
+        keeper: media_keeper(&dir.join(CARTRIDGES_FILE)),
         settings: MediaSettings::default(),
         clock: Arc::new(FixedClock::at(Timestamp::from_unix_seconds(1_800_000_000))),
         spare: dir.join("spare"),

@@ -15,6 +15,7 @@ use strongroom_store::repo::Repo;
 use strongroom_store::tape::{Barcode, MailSlot, Slot, TapeLibrary};
 
 use super::{Cartridges, Contents, Known, What, unavailable};
+use crate::expire::MediaKeeper;
 
 mod list;
 mod renew;
@@ -33,6 +34,8 @@ pub(crate) struct Keeping {
     pub(crate) repo: Repo,
     pub(crate) library: Arc<dyn TapeLibrary>,
     pub(crate) book: Arc<Cartridges>,
+    /// What was let go on media.
+    pub(crate) keeper: Arc<MediaKeeper>,
     pub(crate) settings: MediaSettings,
     pub(crate) clock: Arc<dyn Clock>,
     /// Where what is read waits to be written, where there is one drive.
@@ -221,15 +224,17 @@ fn parsed(barcodes: &[String]) -> Answer<BTreeSet<Barcode>> {
 }
 
 impl Known {
-    /// Media whose cartridges may be written from the beginning: retired, and what took their
-    /// place is neither gone nor lost.
+    /// Media whose cartridges may be written from the beginning: lapsed, or retired, and what
+    /// took their place is neither gone nor lost.
     pub(crate) fn released(&self, slots: &[Slot]) -> BTreeSet<MediumId> {
         let is_there = |barcode: &Barcode| {
             let in_slot = slots.iter().any(|slot| slot.barcode.as_ref() == Some(barcode));
             in_slot || self.left.get(barcode).is_some_and(super::Left::can_be_fetched)
         };
         let retired = self.retired.iter();
-        retired.filter(|(_, onto)| onto.iter().all(is_there)).map(|(medium, _)| *medium).collect()
+        let retired =
+            retired.filter(|(_, onto)| onto.iter().all(is_there)).map(|(medium, _)| *medium);
+        retired.chain(self.lapsed.iter().copied()).collect()
     }
 
     /// The same, for a set: none where it is written once.

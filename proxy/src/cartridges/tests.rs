@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::aux::order_of;
-use crate::aux::testing::{WORKLOAD, manifest_over, page, repo};
+use crate::aux::testing::{WORKLOAD, manifest_over, media_keeper, page, repo};
 use crate::orders::Media;
 use crate::{look, prove};
 
@@ -85,6 +85,7 @@ impl Scene {
         Media {
             library: self.library.clone(),
             cartridges: self.book(),
+            keeper: media_keeper(&self.dir.path().join(CARTRIDGES_FILE)),
             settings: self.settings.clone(),
             clock: self.at(),
         }
@@ -96,6 +97,7 @@ impl Scene {
             repo: self.repo.clone(),
             library: self.library.clone(),
             book: self.book(),
+            keeper: media_keeper(&self.dir.path().join(CARTRIDGES_FILE)),
             settings: self.settings.clone(),
             clock: self.at(),
             spare: self.dir.path().join("spare"),

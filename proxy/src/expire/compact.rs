@@ -24,6 +24,7 @@ const KEPT_SECONDS: i64 = 366 * DAY_SECONDS;
 /// What decides about a line.
 pub(super) struct Living<'k> {
     pub(super) here: &'k BTreeSet<PointId>,
+    pub(super) released: &'k BTreeSet<PointId>,
     pub(super) floor: &'k Floor,
     pub(super) counted: Counted,
 }
@@ -38,6 +39,8 @@ impl Living<'_> {
                 age < KEPT_SECONDS.saturating_add(i64::from(self.floor.grace_seconds))
             }
             What::Removing { .. } => age < KEPT_SECONDS,
+            What::Released { point } => self.released.contains(point),
+            What::Wanted { .. } => false,
         }
     }
 

@@ -51,6 +51,10 @@ pub(super) enum What {
     Proven { point: PointId },
     /// It is about to be removed by an order.
     Removing { point: PointId },
+    /// On media: by an order nothing keeps it there any more.
+    Released { point: PointId },
+    /// On media: it is to be kept there again.
+    Wanted { point: PointId },
 }
 
 /// The journal, open for appending, and what it says.
@@ -62,6 +66,8 @@ pub(super) struct Journal {
     reserve: Reserve,
     pub(super) counted: Counted,
     pub(super) holding: Holding,
+    /// Of a set of media: points that nothing keeps there.
+    pub(super) released: BTreeSet<PointId>,
 }
 
 impl Journal {
@@ -79,6 +85,7 @@ impl Journal {
             reserve: Reserve::of(folder),
             counted: Counted::begin(now),
             holding: Holding::default(),
+            released: BTreeSet::new(),
         };
         journal.replay(floor).map_err(failed)?;
         journal.file.set_len(journal.bytes).map_err(failed)?;
@@ -131,6 +138,12 @@ impl Journal {
             }
             // It is known until it is gone: a crash may have come between.
             What::Removing { .. } => holding.removed.push(counted.nanos),
+            What::Released { point } => {
+                holding.removed.push(counted.nanos);
+                holding.points.remove(point);
+                self.released.insert(*point);
+            }
+            What::Wanted { point } => drop(self.released.remove(point)),
         }
     }
 
@@ -149,7 +162,8 @@ impl Journal {
     /// Writes it anew if more than half of it is over, of points that are not `here` for one.
     /// One that cannot be written anew goes on as it is.
     pub(super) fn compact(&mut self, here: &BTreeSet<PointId>, floor: &Floor) {
-        let living = Living { here, floor, counted: self.counted };
+        let released = &self.released;
+        let living = Living { here, released, floor, counted: self.counted };
         match living.compact(&self.path, &self.file) {
             Ok(Some((file, bytes))) => (self.file, self.bytes) = (file, bytes),
             Ok(None) => {}

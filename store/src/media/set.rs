@@ -4,12 +4,13 @@
 //! current medium of this very set, and packs whose bytes are not their name's.
 
 mod mounting;
+mod surveyed;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::Cursor;
 use std::sync::Arc;
 
-use strongroom_protocol::{Clock, MediumId, PackId, PointId, WorkloadId};
+use strongroom_protocol::{Clock, MediaSetName, MediumId, PackId, PointId, WorkloadId};
 
 use crate::media::MediaError;
 use crate::media::catalog::{
@@ -20,8 +21,10 @@ use crate::media::mounted::{Mounted, PackSource, Placed};
 use crate::media::order::SetOrder;
 use crate::media::scan::SESSION_UNKNOWN;
 use crate::media::supply::Supply;
-use crate::media::survey::{Depth, Survey, survey};
+use crate::media::survey::{Health, Survey};
 use crate::tape::{Barcode, Room, TapeLibrary};
+
+pub use surveyed::Surveyed;
 
 /// Bytes of a pack's header, which name its class.
 const PACK_HEAD_BYTES: usize = 64;
@@ -65,8 +68,10 @@ pub struct MediaSetWriter {
     held: Held,
     /// Media everything on which is to be put again.
     forgotten: HashSet<MediumId>,
-    /// The last session before any of this writer.
+    /// The last session before any of this writer, and the last medium of the set, also of media
+    /// that were released: numbers only grow.
     session_before: u32,
+    sequence_before: u32,
     session: Option<Session>,
 }
 
@@ -89,22 +94,25 @@ impl MediaSetWriter {
         orders: Vec<SetOrder>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Vec<Self>, MediaError> {
-        orders.iter().try_for_each(SetOrder::check)?;
-        let ours = |label: &LabelV1| orders.iter().any(|order| order.names(label));
-        let mut survey = survey(library.as_ref(), &Depth::Set(&ours))?;
-        let supply = Supply::of(&mut survey, &orders);
-        let writers = orders.iter().map(|order| {
-            let all = survey.media.iter();
-            let its = all.filter(|(_, medium)| order.names(&medium.label));
-            let media = its.map(|(id, medium)| (*id, medium.clone())).collect();
-            let survey = Survey { media, blanks: Vec::new() };
-            let (library, clock) = (Arc::clone(library), Arc::clone(clock));
-            let (order, supply, held) = (order.clone(), supply.clone(), survey.held());
-            let session_before = survey.session_last();
-            let (forgotten, session) = (HashSet::new(), None);
-            Self { library, order, clock, survey, supply, held, forgotten, session_before, session }
-        });
-        Ok(writers.collect())
+        Surveyed::of(library, orders)?.open(clock)
+    }
+
+    /// Which set it writes.
+    pub const fn set(&self) -> &MediaSetName {
+        &self.order.set
+    }
+
+    /// The newest cartridge of the set that is here.
+    pub fn current(&self) -> Option<&Barcode> {
+        let here = self.survey.media.values().filter(|medium| medium.health != Health::Absent);
+        here.max_by_key(|medium| medium.label.sequence).map(|medium| &medium.barcode)
+    }
+
+    /// The media that carry these barcodes now.
+    pub fn media_of(&self, barcodes: &BTreeSet<Barcode>) -> BTreeSet<MediumId> {
+        let here = self.survey.media.values().filter(|medium| medium.health != Health::Absent);
+        let named = here.filter(|medium| barcodes.contains(&medium.barcode));
+        named.map(|medium| medium.label.medium).collect()
     }
 
     /// What finished sessions hold, so that only the rest need be put.
@@ -166,7 +174,7 @@ impl MediaSetWriter {
             return Err(MediaError::SessionOpen { set: self.order.set.clone() });
         }
         self.session = Some(Session {
-            number: self.survey.session_last().saturating_add(1),
+            number: self.survey.session_last().max(self.session_before).saturating_add(1),
             planned_bytes,
             packs: HashSet::new(),
             points: HashSet::new(),

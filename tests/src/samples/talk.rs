@@ -7,6 +7,7 @@ use strongroom_protocol::control::{
 };
 use strongroom_protocol::drill::{DrillKind, DrillWork};
 use strongroom_protocol::enrol::{EnrolRequest, EnrolResponse, TokenProof};
+use strongroom_protocol::lead::Mark;
 use strongroom_protocol::member::{MemberAnswer, MemberQuestion, MemberRole, MemberState};
 use strongroom_protocol::opening::{Opened, Opening, RefusalKind};
 use strongroom_protocol::{Generation, Lead, PointId, Role, Term};
@@ -130,8 +131,33 @@ impl Sampled for FromNode {
             member(MemberAnswer::Is(member_state(MemberRole::Primary, Some(0)))),
             member(MemberAnswer::Is(member_state(MemberRole::Standby, None))),
             member(MemberAnswer::Refused(refusal(RefusalKind::Unavailable))),
+            Self::Returned,
         ]
+        .into_iter()
+        .chain(marks().map(Self::Marked))
+        .collect()
     }
+}
+
+fn marks() -> [Mark; 3] {
+    [
+        Mark::Hold {
+            name: "case 7".to_owned(),
+            by: "ann".to_owned(),
+            why: "a court".to_owned(),
+            placed: at(3),
+            points: vec![id(3)],
+            workloads: vec![name("db@host")],
+        },
+        Mark::Pin {
+            point: id(3),
+            copy: Some(name("dr")),
+            by: "ann".to_owned(),
+            why: "good".to_owned(),
+            until: Some(at(9)),
+        },
+        Mark::Event { name: "audit".to_owned(), ended: None },
+    ]
 }
 
 const fn member(answer: MemberAnswer) -> FromNode {
@@ -191,6 +217,11 @@ impl Sampled for ToNode {
         })));
         let kinds = [DrillKind::Files, DrillKind::Postgres, DrillKind::Vm];
         all.extend(kinds.map(drilling).map(assign));
+        let release = |order| {
+            let (copy, set, points) = (name("tape"), name("weekly"), vec![id(3), id(4)]);
+            Work::Release { copy, set, points, order }
+        };
+        all.extend([ExpireOrder::Announce, ExpireOrder::Remove].map(release).map(assign));
         all
     }
 }

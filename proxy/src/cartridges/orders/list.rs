@@ -1,11 +1,14 @@
 //! Every cartridge that is known here, and where it is. Loads each once, as every look at media.
 
-use strongroom_protocol::Timestamp;
+use std::collections::BTreeSet;
+
 use strongroom_protocol::admin::{CartridgeRow, Whereabouts};
-use strongroom_store::media::{Health, MediumInfo};
+use strongroom_protocol::{MediaSetName, MediumId, Timestamp};
+use strongroom_store::media::{Health, MediaReader, MediumInfo};
 use strongroom_store::tape::Barcode;
 
 use super::{Answer, Keeping, Look};
+use crate::aux::first_lane;
 use crate::cartridges::{Contents, Known, Left};
 
 const DAY_SECONDS: i64 = 86_400;
@@ -13,15 +16,22 @@ const DAY_SECONDS: i64 = 86_400;
 impl Keeping {
     pub(super) fn list(&self) -> Answer<Vec<CartridgeRow>> {
         let look = self.look()?;
-        let mut media = self.reader()?.media();
+        let reader = self.reader()?;
+        let mut media = reader.media();
+        let lapsed = self.lapsed(&look.known, &reader, &media);
         // One whose cartridge was written anew is no more, whatever older catalogs say of it.
+        let known = &look.known;
         media.retain(|medium| {
+            let was_released =
+                known.retired.contains_key(&medium.medium) || known.lapsed.contains(&medium.medium);
             medium.health != Health::Absent
-                || !look.known.retired.contains_key(&medium.medium)
-                || look.known.left(medium.medium, &medium.barcode).is_some()
+                || !was_released
+                || known.left(medium.medium, &medium.barcode).is_some()
         });
-        let mut rows: Vec<CartridgeRow> =
-            media.iter().map(|medium| self.row(&look, medium)).collect();
+        let mut rows: Vec<CartridgeRow> = media
+            .iter()
+            .map(|medium| self.row(&look, medium, lapsed.contains(&medium.medium)))
+            .collect();
         let is_told = |rows: &[CartridgeRow], barcode: &Barcode| {
             rows.iter().any(|row| row.barcode == barcode.as_str())
         };
@@ -45,7 +55,24 @@ impl Keeping {
         Ok(rows)
     }
 
-    fn row(&self, look: &Look, medium: &MediumInfo) -> CartridgeRow {
+    /// Media on which nothing is kept any more.
+    fn lapsed(
+        &self,
+        known: &Known,
+        reader: &MediaReader,
+        media: &[MediumInfo],
+    ) -> BTreeSet<MediumId> {
+        let mut all = known.lapsed.clone();
+        let sets: BTreeSet<&MediaSetName> = media.iter().map(|medium| &medium.set).collect();
+        for set in sets {
+            let points = self.keeper.released(&first_lane(set));
+            let of_set = |info: &MediumInfo| info.set == *set && info.repo == self.repo.id();
+            all.extend(known.lapsed_on(set, &points).media(reader, of_set));
+        }
+        all
+    }
+
+    fn row(&self, look: &Look, medium: &MediumInfo, has_lapsed: bool) -> CartridgeRow {
         let MediumInfo {
             medium: id, barcode, set, sequence, points, bytes, written, health, ..
         } = medium;
@@ -64,6 +91,13 @@ impl Keeping {
                 false => "may be written from its beginning",
             };
             words.push(format!("retired: all of it is on {}; {next}", onto.join(" ")));
+        } else if has_lapsed {
+            let next = match (self.settings.write_once.contains(&first_lane(set)), absent) {
+                (true, _) => "is written once and may be taken away for good",
+                (false, true) => "may be brought back to be written from its beginning",
+                (false, false) => "may be written from its beginning",
+            };
+            words.push(format!("past its time: no reason keeps anything on it; {next}"));
         } else if let Some(why) = self.due(&look.known, medium) {
             words.push(format!("due for refresh: {why}"));
         }

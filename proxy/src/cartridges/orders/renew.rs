@@ -106,8 +106,9 @@ impl Keeping {
         let source = Source { reader: &reader, media: &media, session_max: u32::MAX };
         let copied = self.run(source, &mut writer)?;
         whole(&copied, &medium.barcode)?;
+        let media = writer.media_of(&copied.onto);
         let onto = copied.onto.iter().cloned().collect();
-        self.note(&medium.barcode, What::Retired { medium: medium.medium, onto })?;
+        self.note(&medium.barcode, What::Retired { medium: medium.medium, onto, media })?;
         Ok(format!("{} is retired: {}, read back whole", medium.barcode, told(&copied)))
     }
 

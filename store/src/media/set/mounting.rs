@@ -100,7 +100,7 @@ impl MediaSetWriter {
             medium: MediumId::fresh(now.unix_ms()),
             barcode: barcode.clone(),
             set: self.order.set.clone(),
-            sequence: sequences.max().unwrap_or(0) + 1,
+            sequence: sequences.max().unwrap_or(0).max(self.sequence_before) + 1,
             org: self.order.identity.org.clone(),
             repo: self.order.identity.repo,
             written_ns: now.0,
