@@ -16,6 +16,8 @@ pub mod member;
 pub mod opening;
 pub mod time;
 
+mod kinds;
+
 pub use blob::{Algorithm, BlobKind, Parcel, ParcelHead, Reference};
 pub use chain::Chain;
 pub use id::{
