@@ -280,7 +280,7 @@ async fn what_goes_wrong_is_said_with_the_way_out() {
 /// What the agent remembers is not believed where a part of it is another one.
 async fn hurt_memory(domain: &Domain) {
     let parts = domain.remembered();
-    assert!(parts.len() > 200, "{}", parts.len());
+    assert!(parts.len() > 50, "{}", parts.len());
     std::fs::write(&parts[0], "hurt").unwrap();
     let third = domain.point().await.unwrap();
     let about = domain.picture("coordinator", third).await.unwrap().about.unwrap();
