@@ -37,7 +37,7 @@ use crate::failure::{Ending, Failure};
 use crate::session::Session;
 
 pub(crate) use postgres::{BROKEN_OFF, WAL_FETCH};
-pub(crate) use restore::{CopyArgs, copy_site};
+pub(crate) use restore::{CopyArgs, beside, copy_site};
 pub(crate) use vm::{MachineAsked, drill_machine};
 
 /// Everything the tool can do.

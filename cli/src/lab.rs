@@ -3,6 +3,7 @@
 mod changing;
 pub(crate) mod domain;
 pub(crate) mod machine;
+mod mariadb;
 mod nodes;
 mod policy;
 mod postgres;
@@ -11,6 +12,7 @@ mod story;
 mod telling;
 mod tool;
 
+pub(crate) use mariadb::story as mariadb;
 pub(crate) use postgres::story as postgres;
 pub(crate) use rows::table;
 pub(crate) use story::Lab;

@@ -20,6 +20,7 @@ mod lending;
 mod live;
 mod mariadb;
 mod operator;
+mod origin;
 mod output;
 mod point_at;
 mod postgres;

@@ -4,37 +4,28 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use strongroom_agent::restore::{Overwrite, RestoreOptions};
+use strongroom_agent::restore::RestoreOptions;
 use strongroom_agent::workload::mariadb::about::{self, About, ServerPoint, Way};
 use strongroom_agent::workload::mariadb::program;
 use strongroom_agent::workload::mariadb::server::{OwnServer, as_owner, last_words};
 use strongroom_protocol::PointId;
 use strongroom_protocol::admin::PointRef;
 use strongroom_protocol::control::Shown;
-use strongroom_store::keys::AgentKeys;
 
 use crate::failure::{Failure, While};
-use crate::operator::Contact;
+use crate::origin::Origin;
 use crate::proving::Tried;
-use crate::restoring::{Order, lacks, staged, write};
-use crate::scene::{Scene, Spot, naming, open_remote, resolve};
+use crate::restoring::write;
+use crate::scene::{Scene, Spot};
 use crate::session::{Session, blocking};
-use crate::vault::Opener;
 
 /// What the description of a point may take.
 const ABOUT_BYTES_MAX: u64 = 1 << 20;
 /// Settings of the point's server that a scratch server needs as they were.
 const NEEDED: [&str; 3] = ["innodb_data_file_path", "innodb_page_size", "lower_case_table_names"];
-
-/// Where a point is read from.
-pub(crate) enum Origin {
-    Media { media: PathBuf, opener: Arc<Opener>, staging: PathBuf },
-    Node(Box<Contact>),
-}
 
 /// What came of a restore.
 #[derive(Debug, Serialize)]
@@ -88,52 +79,6 @@ impl Proof {
 
     fn check(&mut self, what: impl Into<String>, passed: bool, said: impl Into<String>) {
         self.checks.push(Check { what: what.into(), passed, said: said.into() });
-    }
-}
-
-impl Origin {
-    /// The node that is read from, if any.
-    pub(crate) fn contact(&self) -> Option<&Contact> {
-        match self {
-            Self::Media { .. } => None,
-            Self::Node(contact) => Some(contact),
-        }
-    }
-
-    async fn open(
-        &self,
-        session: &Session,
-        point: &PointRef,
-    ) -> Result<(Scene, AgentKeys, Vec<String>), Failure> {
-        match self {
-            Self::Node(contact) => {
-                let id = resolve(contact, point).await?;
-                Ok((open_remote(contact, id).await?, naming(contact, id).await?, Vec::new()))
-            }
-            Self::Media { media, opener, staging } => {
-                let order = Order {
-                    point: point.clone(),
-                    path: Vec::new(),
-                    select: Vec::new(),
-                    overwrite: Overwrite::IfDifferent,
-                    target: PathBuf::new(),
-                };
-                fs::create_dir_all(staging).doing("cannot make the staging directory")?;
-                let (media, opener) = (media.clone(), Arc::clone(opener));
-                let (scene, brought, keys) =
-                    staged(session, &order, media, opener, (staging, None)).await?;
-                Ok((scene, keys, lacks(&brought)))
-            }
-        }
-    }
-
-    fn tidy(&self) -> Result<(), Failure> {
-        match self {
-            Self::Media { staging, .. } if staging.exists() => {
-                fs::remove_dir_all(staging).doing(format!("cannot remove {}", staging.display()))
-            }
-            _ => Ok(()),
-        }
     }
 }
 

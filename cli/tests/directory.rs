@@ -22,4 +22,6 @@ fn a_domain_is_lost_in_part_and_as_a_whole_and_comes_back() {
             && stage["proof"].as_str().unwrap().starts_with("as it was but passwords; 18 objects")
     };
     assert_eq!(stages.iter().filter(restored).count(), 3, "{told:#}");
+    let proven = |stage: &&serde_json::Value| stage["proof"] == "started, 5 checks passed";
+    assert_eq!(stages.iter().filter(proven).count(), 2, "{told:#}");
 }

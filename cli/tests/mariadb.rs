@@ -17,7 +17,7 @@ use lab::cluster::{holder, signal};
 use serde_json::Value;
 use strongroom_agent::holder::Holder;
 use strongroom_agent::workload::mariadb::hold;
-use strongroom_agent::workload::mariadb::server::{OwnServer, as_owner};
+use strongroom_agent::workload::mariadb::server::OwnServer;
 use strongroom_agent::workload::mariadb::session::Dial;
 
 /// What is in the two tables together, whatever was moved from one to the other; and every
@@ -34,14 +34,7 @@ fn must(command: &mut Command) {
 /// A server with two tables between which amounts are moved, below `dir`.
 fn server(dir: &Path) -> OwnServer {
     let (data, place) = (dir.join("data"), dir.join("server"));
-    fs::create_dir(&data).unwrap();
-    fs::create_dir(&place).unwrap();
-    must(Command::new("chown").arg("mysql:mysql").arg(&data).arg(&place));
-    let mut install = as_owner(Path::new("/usr/bin/mariadb-install-db"), &data).unwrap();
-    // Several servers in one directory for temporary tables take one another's.
-    install.env("TMPDIR", &place);
-    install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
-    must(install.arg(format!("--datadir={}", data.display())));
+    OwnServer::install(&place, &data).unwrap();
     let options = ["--log-bin=bin", "--server-id=7", "--innodb-log-file-size=16M"];
     let options = options.map(str::to_owned);
     let server = OwnServer::start(&place, &data, &options, PATIENCE).unwrap();

@@ -86,6 +86,8 @@ fn proofs_that_nothing_makes_are_refused_and_the_others_read() {
         assert_eq!((copy, prove.level), (primary(), ProofLevel::Started));
         assert_eq!(prove.every_seconds, 30 * 86_400);
     }
+    let whole = format!("{DIRECTORY}domain = \"offline\"\n");
+    parse_to_apply("p.toml", &policy("crash", started, &whole)).unwrap();
     let log = format!("{POSTGRES}mode = \"wal\"\n");
     for workload in [FILES, DIRECTORY, &log] {
         let said = wrong(&policy("crash", started, workload));

@@ -18,6 +18,8 @@ pub mod opening;
 pub mod proof;
 pub mod time;
 
+mod kinds;
+
 pub use blob::{Algorithm, BlobKind, Parcel, ParcelHead, Reference};
 pub use chain::Chain;
 pub use id::{

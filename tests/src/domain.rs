@@ -96,11 +96,34 @@ impl Domain {
 
     /// Makes a point and returns it.
     pub async fn point(&self) -> anyhow::Result<PointId> {
+        Ok(self.counted().await?.0)
+    }
+
+    /// Makes a point and returns it, with how much of it was read, in bytes.
+    pub async fn counted(&self) -> anyhow::Result<(PointId, u64)> {
         let job = self.sites.protect(DOMAIN).await?;
         if job.state != "succeeded" {
             bail!("the job ended otherwise: {job:?}");
         }
-        job.point.context("a job without its point")
+        Ok((job.point.context("a job without its point")?, job.progress.bytes_read))
+    }
+
+    /// The parts of the domain's naming context that the agent remembers.
+    pub fn remembered(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut ahead = vec![self.dir.path().to_owned()];
+        while let Some(dir) = ahead.pop() {
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => ahead.push(entry.path()),
+                    _ if entry.file_name().to_string_lossy().contains(".directory-0-") => {
+                        found.push(entry.path());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        found
     }
 
     /// What a point shows, read at a node.

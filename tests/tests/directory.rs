@@ -245,10 +245,12 @@ async fn what_goes_wrong_is_said_with_the_way_out() {
     let secret = domain.reader(&carrier, "reader").await;
     domain.password(&secret).unwrap();
     domain.point_at("reader@test.lan", "domain = \"none\"").await.unwrap();
-    let first = domain.point().await.unwrap();
+    let (first, first_bytes) = domain.counted().await.unwrap();
     let user = format!("CN=Few 3,OU=Unit 0,OU=Few,{BASE}");
     done(&carrier, vec![modify(&user, "description", Act::Replace, &["other"])]).await;
-    let second = domain.point().await.unwrap();
+    let (second, second_bytes) = domain.counted().await.unwrap();
+    // What did not change is not read, laid out and looked up again.
+    assert!(second_bytes * 20 < first_bytes, "{second_bytes} of {first_bytes} bytes were read");
     let (first, second) = (
         domain.picture("coordinator", first).await.unwrap(),
         domain.picture("coordinator", second).await.unwrap(),
@@ -261,6 +263,7 @@ async fn what_goes_wrong_is_said_with_the_way_out() {
     let notes = first.about.clone().unwrap().notes.join(" ");
     assert!(notes.contains("DirSync is refused") && notes.contains("uSNChanged"), "{notes}");
 
+    hurt_memory(&domain).await;
     refused_wishes(&carrier, &second, &user).await;
     domain.password("wrong").unwrap();
     let job = domain.sites.protect(DOMAIN).await.unwrap();
@@ -272,6 +275,17 @@ async fn what_goes_wrong_is_said_with_the_way_out() {
     let told = problem(&own).await.to_string();
     assert!(told.contains("has expired"), "{told}");
     domain.stop().await.unwrap();
+}
+
+/// What the agent remembers is not believed where a part of it is another one.
+async fn hurt_memory(domain: &Domain) {
+    let parts = domain.remembered();
+    assert!(parts.len() > 50, "{}", parts.len());
+    std::fs::write(&parts[0], "hurt").unwrap();
+    let third = domain.point().await.unwrap();
+    let about = domain.picture("coordinator", third).await.unwrap().about.unwrap();
+    let why = about.naming_contexts[0].read_whole.clone().unwrap_or_default();
+    assert!(why.contains("is not as it was written"), "{why}");
 }
 
 async fn refused_wishes(carrier: &Carrier, point: &Picture, user: &str) {

@@ -11,6 +11,7 @@ pub mod object;
 pub mod picture;
 pub mod plan;
 pub mod read;
+pub mod revived;
 pub mod schema;
 pub mod wish;
 
@@ -19,6 +20,7 @@ mod gather;
 mod metadata;
 mod point;
 mod request;
+mod shards;
 mod state;
 pub(in crate::workload) mod tls;
 
@@ -208,7 +210,7 @@ impl DirectoryView {
         &self,
         reading: &Reading<'_>,
         files: &Files,
-    ) -> Result<(Harvest, Head, Option<Unpacked>), ProtectError> {
+    ) -> Result<(Harvest, Option<Unpacked>), ProtectError> {
         let failed = |error: GatherError| match error {
             GatherError::Stopped => ProtectError::Stopped,
             other => ProtectError::Application(Box::new(other)),
@@ -238,8 +240,7 @@ impl DirectoryView {
             whole = self.whole(&files.scratch())?;
             self.runtime.block_on(gathering.settle(&mut harvest)).map_err(failed)?;
         }
-        let head = gathering.head(&harvest);
-        Ok((harvest, head, whole))
+        Ok((harvest, whole))
     }
 }
 
@@ -259,7 +260,7 @@ impl Moment for DirectoryView {
     ) -> Result<Protected, ProtectError> {
         let files = Files::new(reading.memory.clone());
         files.sweep();
-        let (harvest, head, whole) = self.gather(reading, &files)?;
+        let (mut harvest, whole) = self.gather(reading, &files)?;
         evidence.broken.extend(harvest.notes.iter().cloned());
         if !harvest.settled {
             let why = "the directory changed at every look: objects are of different moments";
@@ -275,7 +276,7 @@ impl Moment for DirectoryView {
         let text = serde_json::to_vec_pretty(&about).unwrap_or_default();
         let mut entries = vec![
             composer.bytes(point::ABOUT, point::private(0o600), &text)?,
-            point::contexts(&composer, &files, &harvest)?,
+            point::contexts(&composer, &files, &mut harvest)?,
         ];
         if let Some(whole) = &whole {
             for (name, dir) in [("domain", whole.domain()), ("sysvol", whole.sysvol())] {
@@ -290,7 +291,7 @@ impl Moment for DirectoryView {
         let name = place(&self.reader.root.domain);
         let item = composer.directory(&name, point::private(0o700), entries)?;
         drop(whole);
-        files.sweep();
+        let head = harvest.head(files.memory(), &self.reader.root, &self.workload.exclude);
         self.next = Some((files, head));
         composer.finish(item)
     }
@@ -300,6 +301,7 @@ impl Moment for DirectoryView {
         if let Err(error) = files.commit(&head) {
             tracing::warn!(%error, "the directory is read whole next time");
         }
+        files.sweep();
     }
 }
 

@@ -8,13 +8,12 @@ pub(crate) mod image;
 
 #[path = "../vm_parts/blobs.rs"]
 mod blobs;
+mod simulator;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -39,6 +38,7 @@ use tempfile::TempDir;
 
 use blobs::{Blobs, keys};
 use image::{picture, qemu};
+use simulator::Simulator;
 
 /// A machine that every vcsim has.
 pub(crate) const MACHINE: &str = "DC0_H0_VM0";
@@ -46,50 +46,9 @@ pub(crate) const MACHINE: &str = "DC0_H0_VM0";
 pub(crate) const SIZES: [usize; 2] = [24 << 20, (5 << 20) + 512];
 const BLOCK: usize = 64 << 10;
 
-/// The sources of the simulator, as Debian's package has them.
-const SIMULATOR: &str = "/usr/share/gocode/src/github.com/vmware/govmomi/simulator";
-
-/// The program, built once for a checkout (about a minute), and again when its sources change.
-fn vcsim() -> PathBuf {
-    static BUILDING: Mutex<()> = Mutex::new(());
-    let _one = BUILDING.lock().unwrap();
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vsphere_parts/vcsim");
-    let own = std::env::current_exe().unwrap();
-    let target = own.ancestors().find(|dir| dir.ends_with("target")).unwrap();
-    let mut hasher = blake3::Hasher::new();
-    for name in ["main.go", "lab.go"] {
-        hasher.update(&fs::read(sources.join(name)).unwrap());
-    }
-    let dir = target.join("vcsim");
-    let program = dir.join(format!("vcsim-{}", &hasher.finalize().to_hex()[..16]));
-    if program.is_file() {
-        return program;
-    }
-    assert!(
-        Path::new(SIMULATOR).is_dir(),
-        "as root: apt-get install --no-install-recommends golang-go \
-         golang-github-vmware-govmomi-dev"
-    );
-    fs::create_dir_all(&dir).unwrap();
-    let overlay = dir.join("overlay.json");
-    let added = format!("{SIMULATOR}/strongroom_lab.go");
-    let replace = serde_json::json!({ "Replace": { added: sources.join("lab.go") } });
-    fs::write(&overlay, replace.to_string()).unwrap();
-    let unfinished = program.with_extension("unfinished");
-    let mut build = Command::new("go");
-    build.args(["build", "-p", "2", "-overlay"]).arg(&overlay).arg("-o").arg(&unfinished);
-    build.arg(sources.join("main.go")).env("GOPATH", "/usr/share/gocode").env("GO111MODULE", "off");
-    build.env("GOCACHE", dir.join("cache")).env("GOFLAGS", "");
-    let built = build.output().unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    fs::rename(unfinished, &program).unwrap();
-    program
-}
-
 /// The lab.
 pub(crate) struct Lab {
-    process: Child,
-    told: Value,
+    simulator: Simulator,
     disks: Vec<Vec<u8>>,
     change: u32,
     epoch: u32,
@@ -124,13 +83,7 @@ impl Lab {
     pub(crate) fn start(idle: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join(MACHINE)).unwrap();
-        let sizes: Vec<String> = SIZES.iter().map(ToString::to_string).collect();
-        let mut command = Command::new(vcsim());
-        command.arg("-dir").arg(dir.path()).args(["-disks", &sizes.join(","), "-idle", idle]);
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let told = serde_json::from_str(&line).unwrap();
+        let simulator = Simulator::start(dir.path(), &SIZES, idle);
         let memory = Memory {
             dir: dir.path().join("memory"),
             repo: RepoId::fresh(1),
@@ -141,7 +94,7 @@ impl Lab {
         fs::create_dir(&memory.dir).unwrap();
         let disks = SIZES.iter().zip(1..).map(|(size, seed)| picture(*size, seed)).collect();
         let (change, epoch, blobs) = (1, 1, Blobs::default());
-        let lab = Self { process, told, disks, change, epoch, blobs, memory, dir };
+        let lab = Self { simulator, disks, change, epoch, blobs, memory, dir };
         lab.put();
         lab
     }
@@ -201,7 +154,7 @@ impl Lab {
     }
 
     pub(crate) fn server(&self) -> Server {
-        let text = |key: &str| self.told[key].as_str().unwrap().to_owned();
+        let text = |key: &str| self.simulator.said(key);
         Server {
             place: Place::parse(&text("url")).unwrap(),
             user: "user".to_owned(),
@@ -211,7 +164,7 @@ impl Lab {
     }
 
     pub(crate) fn ca_file(&self) -> PathBuf {
-        PathBuf::from(self.told["ca"].as_str().unwrap())
+        PathBuf::from(self.simulator.said("ca"))
     }
 
     /// The machine as a workload, for a run that makes a new point.
@@ -379,13 +332,5 @@ impl ChunkSink for Slow<'_> {
     ) -> Result<ChunkId, SinkError> {
         std::thread::sleep(Duration::from_millis(20));
         self.0.put(kind, references, plain)
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        // Its standard input ends, and so does it.
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
     }
 }

@@ -3,6 +3,7 @@
 
 mod between;
 mod look;
+mod prove;
 mod put_back;
 
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ enum DirectoryCommand {
     Show(look::ShowArgs),
     Search(look::SearchArgs),
     Compare(between::CompareArgs),
+    Prove(prove::ProveArgs),
     Restore(put_back::RestoreArgs),
     Undo(put_back::UndoArgs),
 }
@@ -46,6 +48,7 @@ impl DirectoryArgs {
             DirectoryCommand::Show(args) => args.run(session).await,
             DirectoryCommand::Search(args) => args.run(session).await,
             DirectoryCommand::Compare(args) => args.run(session).await,
+            DirectoryCommand::Prove(args) => args.run(session).await,
             DirectoryCommand::Restore(args) => args.run(session).await,
             DirectoryCommand::Undo(args) => args.run(session).await,
         }

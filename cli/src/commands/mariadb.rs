@@ -2,16 +2,16 @@
 //! server from it; from a node, or from media without any node.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use strongroom_protocol::admin::PointRef;
 
-use crate::commands::restore::{CopyArgs, beside, copy_site};
+use crate::commands::restore::CopyArgs;
 use crate::failure::{Ending, Failure};
 use crate::human;
-use crate::mariadb::{Origin, Proof, Restored, Trial, prove, restore};
+use crate::mariadb::{Proof, Restored, Trial, prove, restore};
+use crate::origin::Origin;
 use crate::point_at::point;
 use crate::proving::{RecordArgs, tell};
 use crate::session::Session;
@@ -70,18 +70,6 @@ struct MariadbProveArgs {
     patience: u64,
 }
 
-impl PointArgs {
-    async fn origin(&self, session: &Session, target: &Path) -> Result<Origin, Failure> {
-        if let Some(media) = &self.copy.media {
-            let staging = self.copy.staging.clone().map_or_else(|| beside(target), Ok)?;
-            let opener = Arc::new(self.copy.opener.opener()?);
-            return Ok(Origin::Media { media: media.clone(), opener, staging });
-        }
-        let site = copy_site(session, self.copy.from.as_deref())?;
-        Ok(Origin::Node(Box::new(session.contact_at(site.as_ref()).await?)))
-    }
-}
-
 impl MariadbArgs {
     pub(crate) async fn run(self, session: &Session) -> Result<Ending, Failure> {
         match self.order {
@@ -94,7 +82,7 @@ impl MariadbArgs {
 impl MariadbRestoreArgs {
     async fn run(self, session: &Session) -> Result<Ending, Failure> {
         let target = std::path::absolute(&self.to)?;
-        let origin = self.from.origin(session, &target).await?;
+        let origin = Origin::of(&self.from.copy, session, &target).await?;
         let how = (target.as_path(), self.from.program);
         let restored = restore(session, &origin, &self.from.point, how).await?;
         session.out.either(&restored, |_| told(&target, &restored))?;
@@ -126,7 +114,7 @@ fn told(target: &Path, restored: &Restored) -> String {
 impl MariadbProveArgs {
     async fn run(self, session: &Session) -> Result<Ending, Failure> {
         let place = self.scratch.clone().unwrap_or_else(std::env::temp_dir);
-        let origin = self.from.origin(session, &place.join("strongroom-proof")).await?;
+        let origin = Origin::of(&self.from.copy, session, &place.join("strongroom-proof")).await?;
         let trial = Trial {
             scratch: self.scratch,
             program: self.from.program,

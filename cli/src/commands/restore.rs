@@ -182,7 +182,7 @@ pub(crate) fn copy_site(
 }
 
 /// A hidden directory beside the target: on the same file system, found again when repeated.
-pub(super) fn beside(target: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn beside(target: &Path) -> Result<PathBuf, Failure> {
     let target = std::path::absolute(target)?;
     match (target.parent(), target.file_name()) {
         (Some(parent), Some(name)) => {

@@ -43,6 +43,8 @@ pub(crate) struct TryArgs {
 enum Kind {
     /// A tree of files of this host
     Files,
+    /// A real server of MariaDB under load, from what is installed
+    Mariadb,
     /// A real server of PostgreSQL under load, from what is installed
     Postgres,
     /// A virtual machine of the lab's own
@@ -70,12 +72,13 @@ impl TryArgs {
         }
         let source = match self.workload {
             Kind::Files => source(self.path)?,
-            Kind::Ad | Kind::Postgres | Kind::Vm => PathBuf::new(),
+            Kind::Ad | Kind::Mariadb | Kind::Postgres | Kind::Vm => PathBuf::new(),
         };
         let dir = directory(self.dir)?;
         let tell = Telling::new();
         let told = match self.workload {
             Kind::Files => story(&dir, &source, &tell, self.keep, out),
+            Kind::Mariadb => application(lab::mariadb(&dir, &tell), &tell, out),
             Kind::Postgres => application(lab::postgres(&dir, &tell), &tell, out),
             Kind::Vm => machine::story(&dir, self.kernel.as_deref(), &tell, out),
             Kind::Ad => domain::story(&dir, self.users, &tell, out),

@@ -55,6 +55,7 @@ pub(crate) fn story(
     lab.await_copy(tell, "aux copy on media, read back", "tape", "hash-verified")?;
     let before = story.ldif()?;
     story.look(&lab, &point, tell)?;
+    story.prove(&lab, &point, "primary", &["--from", "a"], tell)?;
     tell.begin("deleting OU=Staff with everything in it");
     let (server, unit) = (story.controller.server(), unit());
     story.lost = wait(async {
@@ -72,6 +73,7 @@ pub(crate) fn story(
     let key = lab.dir.join("recovery-key").to_string_lossy().into_owned();
     let how = ["--media", media.as_str(), "--recovery-key-file", key.as_str()];
     story.restore(&lab, &point, "media", &how, tell)?;
+    story.prove(&lab, &point, "media", &how, tell)?;
     tell.end();
     let mut rows = lab.rows.clone();
     rows.append(&mut story.rows);
@@ -299,6 +301,30 @@ impl Story<'_> {
             proof,
             ..Row::new("LDIF by ldapsearch, before and after", began.elapsed())
         });
+        Ok(())
+    }
+
+    /// The whole domain is built again without a network, and checked.
+    fn prove(
+        &mut self,
+        lab: &Lab,
+        point: &str,
+        name: &str,
+        how: &[&str],
+        tell: &Telling,
+    ) -> anyhow::Result<()> {
+        tell.begin(&format!("proving the whole domain from the {name}"));
+        let began = Instant::now();
+        let proof = lab.tool.json(&[&["directory", "prove", point][..], how].concat())?;
+        let checks = proof["checks"].as_array().cloned().unwrap_or_default();
+        let failed: Vec<&Value> = checks.iter().filter(|check| check["passed"] != true).collect();
+        self.differences += u64::from(!failed.is_empty() || checks.is_empty());
+        let proof = match failed.first() {
+            None => format!("started, {} checks passed", checks.len()),
+            Some(check) => format!("DIFFERS: {check}"),
+        };
+        let stage = format!("whole domain proven from the {name}");
+        self.rows.push(Row { proof, ..Row::new(&stage, began.elapsed()) });
         Ok(())
     }
 

@@ -77,7 +77,10 @@ pub fn proving(source: &Source) -> Option<&'static str> {
         // A stretch of log is nothing to start from.
         AppKind::Postgres => (app.says("mode") != Some("wal")).then_some("postgres"),
         AppKind::Vm | AppKind::Vsphere => Some("vm"),
-        AppKind::Directory => None,
+        // Objects are nothing to start from: where the policy says that the whole domain is kept.
+        AppKind::Directory => {
+            matches!(app.says("domain"), Some("offline" | "online")).then_some("directory")
+        }
     }
 }
 
@@ -111,8 +114,9 @@ fn beyond(workload: &Workload, policy: &Policy) -> Option<(String, String)> {
 
 /// The proofs a policy demands that nothing makes of this workload, and the way out.
 fn beyond_proof(workload: &Workload, policy: &Policy) -> Vec<(String, String)> {
-    const WAY: &str = "only `postgres prove`, `mariadb prove` and `vm prove` start something from \
-         a point: let it use a policy without that";
+    const WAY: &str = "only `postgres prove`, `mariadb prove`, `vm prove` and (of a domain that is \
+         kept whole) `directory prove` start something from a point: let it use a policy without \
+         that";
     if proving(&workload.source).is_some() {
         return Vec::new();
     }

@@ -13,8 +13,21 @@ use crate::workload::directory::ldap::Server;
 
 /// The database of a domain controller of this host, where Debian and others have it.
 const DATABASE: &str = "/var/lib/samba/private/sam.ldb";
+/// The program that makes and restores backups of a domain.
+pub(super) const TOOL: &str = "samba-tool";
 /// What `samba-tool` puts group policies into, within its backup.
 const SYSVOL: &str = "sysvol.tar.gz";
+
+/// Runs a script of Python whose archives are written as they are.
+const PLAIN: &str = r#"
+import runpy, sys, tarfile
+packed = tarfile.open
+def plain(name=None, mode="r", *rest, **named):
+    return packed(name, "w" if mode.startswith("w:") else mode, *rest, **named)
+tarfile.open = plain
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"#;
 
 /// How the whole domain is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,13 +51,16 @@ pub enum DomainError {
     /// It is not there.
     #[error("{program} cannot be run; the whole domain needs it, or say domain = \"none\"")]
     Program { program: String, source: io::Error },
+    /// A domain that was built again does not run.
+    #[error("the domain controller does not come up: {said}")]
+    Silent { said: String },
 }
 
 impl Way {
     /// What is done where the policy does not say: offline on a domain controller.
     pub(super) fn usual(samba_config: Option<&Path>) -> Option<Self> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let there = std::env::split_paths(&path).any(|dir| dir.join("samba-tool").is_file());
+        let there = std::env::split_paths(&path).any(|dir| dir.join(TOOL).is_file());
         let controller = samba_config.is_some() || Path::new(DATABASE).is_file();
         (there && controller).then_some(Self::Offline)
     }
@@ -76,7 +92,7 @@ impl Unpacked {
         let made = Self { dir: made.map_err(file(scratch))? };
         let packed = made.dir.path().join("packed");
         fs::create_dir(&packed).map_err(file(&packed))?;
-        let mut tool = Command::new("samba-tool");
+        let mut tool = uncompressed();
         tool.args(["domain", "backup"]);
         match way {
             Way::Offline => tool.arg("offline"),
@@ -92,7 +108,7 @@ impl Unpacked {
                 .map_err(|error| file(&password)(io::Error::other(error)))?;
             tool.arg("-U").arg(&server.bind).env("PASSWD_FILE", &password);
         }
-        run(&mut tool)?;
+        run(TOOL, &mut tool)?;
         let mut made_here = fs::read_dir(&packed).map_err(file(&packed))?.flatten();
         let tar = made_here.next().map(|entry| entry.path()).unwrap_or_default();
         unpack(&tar, &made.domain())?;
@@ -136,6 +152,27 @@ impl Unpacked {
     }
 }
 
+/// `samba-tool` packing without compressing: what it packs is unpacked at once, and its bzip2
+/// would take most of the time of a point. As it is where it is no program of Python.
+fn uncompressed() -> Command {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let tool = std::env::split_paths(&path).map(|dir| dir.join(TOOL)).find(|path| path.is_file());
+    let text = tool.as_ref().and_then(|tool| fs::read_to_string(tool).ok()).unwrap_or_default();
+    let (Some(tool), Some(python)) = (tool, python_of(&text)) else {
+        return Command::new(TOOL);
+    };
+    let mut python = Command::new(python);
+    python.arg("-c").arg(PLAIN).arg(tool);
+    python
+}
+
+/// The Python that a script is run by.
+fn python_of(script: &str) -> Option<&str> {
+    let program = script.lines().next()?.strip_prefix("#!")?.trim();
+    let name = program.rsplit('/').next().unwrap_or_default();
+    (name.starts_with("python") && !program.contains(' ')).then_some(program)
+}
+
 fn version(ini: &str) -> Option<u64> {
     let lines = ini.lines().filter_map(|line| line.split_once('='));
     let mut named = lines.filter(|(key, _)| key.trim().eq_ignore_ascii_case("version"));
@@ -157,17 +194,18 @@ fn host(url: &str) -> &str {
 /// Unpacks an archive however it is compressed: `samba-tool` is of Python, so Python is there.
 fn unpack(archive: &Path, to: &Path) -> Result<(), DomainError> {
     let mut python = Command::new("python3");
-    run(python.args(["-m", "tarfile", "-e"]).arg(archive).arg(to))
+    run("python3", python.args(["-m", "tarfile", "-e"]).arg(archive).arg(to)).map(drop)
 }
 
-fn run(command: &mut Command) -> Result<(), DomainError> {
-    let program = command.get_program().to_string_lossy().into_owned();
+/// Runs a program; what it said.
+pub(super) fn run(program: &str, command: &mut Command) -> Result<String, DomainError> {
+    let program = program.to_owned();
     let output: Output = command
         .stdin(Stdio::null())
         .output()
         .map_err(|source| DomainError::Program { program: program.clone(), source })?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let text = String::from_utf8_lossy(&output.stderr);
     let said = text.lines().rfind(|line| !line.trim().is_empty());
@@ -186,5 +224,8 @@ mod tests {
         assert_eq!(version("[General]\n"), None);
         assert_eq!(host("ldaps://dc1.test.lan:636/x"), "dc1.test.lan");
         assert_eq!(host("ldaps://dc1.test.lan"), "dc1.test.lan");
+        assert_eq!(python_of("#! /usr/bin/python3\nimport x"), Some("/usr/bin/python3"));
+        assert_eq!(python_of("#!/usr/bin/env python3\n"), None);
+        assert_eq!(python_of("\x7fELF"), None);
     }
 }

@@ -2,19 +2,20 @@
 //! whatever changes with it (the names below what was moved, the links to what was moved or
 //! deleted), until nothing changes any more. What comes out is always the whole state.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io;
-use std::path::Path;
 
 use uuid::Uuid;
 
 use crate::workload::directory::ldap::LdapProblem;
 use crate::workload::directory::object::{Object, folded, named, parent};
-use crate::workload::directory::read::{Mark, Reader};
-use crate::workload::directory::state::{
-    ContextHead, Files, Fresh, Head, Sorter, each_line, merge,
+use crate::workload::directory::read::{Mark, Reader, Root};
+use crate::workload::directory::shards::{
+    Fresh, Shard, Shards, Sorter, each_line, merge, shard_of,
 };
+use crate::workload::directory::state::{ContextHead, Files, Head};
+use crate::workload::moment::Memory;
 
 /// How often it is looked again whether anything changed meanwhile.
 const LOOKS_MAX: usize = 8;
@@ -38,12 +39,19 @@ pub(super) enum GatherError {
 #[derive(Clone, Debug)]
 pub(super) struct Gathered {
     pub(super) dn: String,
-    pub(super) objects: u64,
+    pub(super) shards: Shards,
     pub(super) mark: Mark,
     /// Read whole for this reason; otherwise only what changed.
     pub(super) whole: Option<String>,
     /// Objects that were read.
     pub(super) read: u64,
+}
+
+impl Gathered {
+    /// How many objects it has.
+    pub(super) fn objects(&self) -> u64 {
+        self.shards.values().map(|shard| shard.objects).sum()
+    }
 }
 
 /// All of it.
@@ -54,6 +62,24 @@ pub(super) struct Harvest {
     pub(super) settled: bool,
     /// What is less than could be had.
     pub(super) notes: Vec<String>,
+}
+
+impl Harvest {
+    /// What to remember with the point.
+    pub(super) fn head(&self, memory: &Memory, root: &Root, exclude: &[String]) -> Head {
+        let contexts = self.contexts.iter().map(|known| ContextHead {
+            dn: known.dn.clone(),
+            mark: known.mark.clone(),
+            shards: known.shards.clone(),
+        });
+        Head {
+            repo: memory.repo,
+            point: memory.point,
+            invocation: root.invocation.clone(),
+            exclude: exclude.to_vec(),
+            contexts: contexts.collect(),
+        }
+    }
 }
 
 /// A gathering under way.
@@ -85,40 +111,19 @@ impl Gathering<'_> {
         Ok(())
     }
 
-    /// What to remember with the point.
-    pub(super) fn head(&self, harvest: &Harvest) -> Head {
-        let memory = self.files.memory();
-        let contexts = harvest.contexts.iter();
-        Head {
-            repo: memory.repo,
-            point: memory.point,
-            invocation: self.reader.root.invocation.clone(),
-            exclude: self.exclude.to_vec(),
-            contexts: contexts
-                .map(|known| ContextHead { dn: known.dn.clone(), mark: known.mark.clone() })
-                .collect(),
-        }
-    }
-
-    /// The state to start from, as new lines.
+    /// The state to start from.
     async fn begin(&self) -> Result<Harvest, GatherError> {
         let root = &self.reader.root;
         let last = self.files.last().and_then(|head| self.usable(head));
         let mut harvest = Harvest { contexts: Vec::new(), settled: false, notes: Vec::new() };
         for (at, dn) in root.contexts.iter().enumerate() {
-            let gathered = match &last {
-                Ok(head) => {
-                    let mark = head.contexts.get(at).map(|known| known.mark.clone());
-                    let objects = count(&self.files.lines(at))?;
-                    fs::copy(self.files.lines(at), self.files.new_lines(at))?;
-                    let mark = mark.unwrap_or(Mark::Usn(0));
-                    Gathered { dn: dn.clone(), objects, mark, whole: None, read: 0 }
+            let known = last.as_ref().map(|head| head.contexts.get(at).cloned());
+            let gathered = match known {
+                Ok(Some(ContextHead { mark, shards, .. })) => {
+                    Gathered { dn: dn.clone(), shards, mark, whole: None, read: 0 }
                 }
-                Err(why) => {
-                    let (mark, note) = self.reader.first_mark(dn).await?;
-                    harvest.notes.extend(note);
-                    self.whole(at, dn, mark, why).await?
-                }
+                Ok(None) => self.first(at, dn, "it is new", &mut harvest).await?,
+                Err(why) => self.first(at, dn, why, &mut harvest).await?,
             };
             harvest.contexts.push(gathered);
         }
@@ -148,6 +153,18 @@ impl Gathering<'_> {
         Ok(head)
     }
 
+    async fn first(
+        &self,
+        at: usize,
+        dn: &str,
+        why: &str,
+        harvest: &mut Harvest,
+    ) -> Result<Gathered, GatherError> {
+        let (mark, note) = self.reader.first_mark(dn).await?;
+        harvest.notes.extend(note);
+        self.whole(at, dn, mark, why).await
+    }
+
     async fn whole(
         &self,
         at: usize,
@@ -155,7 +172,6 @@ impl Gathering<'_> {
         mark: Mark,
         why: &str,
     ) -> Result<Gathered, GatherError> {
-        let to = self.files.new_lines(at);
         let mut sorter = Sorter::new(&self.files.scratch())?;
         let mut cookie = Vec::new();
         loop {
@@ -167,9 +183,11 @@ impl Gathering<'_> {
                 break;
             }
         }
-        let objects = sorter.finish(&to)?;
+        let shards = sorter.finish(|shard| self.files.fresh(at, shard))?;
         let whole = Some(why.to_owned());
-        Ok(Gathered { dn: dn.to_owned(), objects, mark, whole, read: objects })
+        let mut gathered = Gathered { dn: dn.to_owned(), shards, mark, whole, read: 0 };
+        gathered.read = gathered.objects();
+        Ok(gathered)
     }
 
     /// Brings the lines up to what the directory is now; how many objects changed.
@@ -193,19 +211,52 @@ impl Gathering<'_> {
             }
         }
         if fresh.iter().any(|fresh| !fresh.is_empty()) {
-            self.beside(&mut fresh).await?;
+            self.beside(harvest, &mut fresh).await?;
         }
-        for (at, (known, fresh)) in harvest.contexts.iter_mut().zip(&fresh).enumerate() {
-            if fresh.is_empty() {
-                continue;
-            }
-            let lines = self.files.new_lines(at);
-            let merged = lines.with_extension("merged");
-            known.objects = merge(&lines, fresh, &merged)?;
+        for (at, (known, fresh)) in harvest.contexts.iter_mut().zip(fresh).enumerate() {
             known.read += fresh.len() as u64;
-            fs::rename(merged, lines)?;
+            self.put(at, &mut known.shards, fresh)?;
         }
         Ok(found)
+    }
+
+    /// Puts what is fresh into the parts it belongs to; the others stay as they are.
+    fn put(&self, context: usize, shards: &mut Shards, fresh: Fresh) -> io::Result<()> {
+        let mut parts: BTreeMap<u8, Fresh> = BTreeMap::new();
+        for (guid, object) in fresh {
+            parts.entry(shard_of(&guid)).or_default().insert(guid, object);
+        }
+        fs::create_dir_all(self.files.scratch())?;
+        for (at, fresh) in parts {
+            let from = shards.get(&at).map(|shard| self.files.lines(context, at, shard));
+            let to = self.files.fresh(context, at);
+            let merged = to.with_extension("merged");
+            let objects = merge(from.as_deref(), &fresh, &merged)?;
+            fs::rename(merged, to)?;
+            match objects {
+                0 => shards.remove(&at),
+                _ => shards.insert(at, Shard { objects, kept: None, new: true }),
+            };
+        }
+        Ok(())
+    }
+
+    /// Every object of a naming context, or of the parts of it that are asked for.
+    fn each_object(
+        &self,
+        context: usize,
+        known: &Gathered,
+        asked: impl Fn(u8) -> bool,
+        mut take: impl FnMut(Object),
+    ) -> io::Result<()> {
+        for (at, shard) in known.shards.iter().filter(|(at, _)| asked(**at)) {
+            each_line(&self.files.lines(context, *at, shard), |line| {
+                let damaged = || io::Error::new(io::ErrorKind::InvalidData, "a line of no object");
+                take(Object::read(line).ok_or_else(damaged)?);
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     async fn fetch(&self, guids: BTreeSet<Uuid>, into: &mut Fresh) -> Result<(), GatherError> {
@@ -219,24 +270,31 @@ impl Gathering<'_> {
 
     /// What changed with the changes: nobody tells of a child whose parent was moved, nor of
     /// a link whose target was.
-    async fn beside(&self, fresh: &mut [Fresh]) -> Result<(), GatherError> {
+    async fn beside(&self, harvest: &Harvest, fresh: &mut [Fresh]) -> Result<(), GatherError> {
         let mut moved = Moved::default();
-        for (at, fresh) in fresh.iter().enumerate() {
-            each_object(&self.files.new_lines(at), |old| {
-                if let Some(now) = fresh.get(&old.guid) {
-                    moved.compare(&old, now.as_ref());
-                }
-            })?;
+        for (at, (known, fresh)) in harvest.contexts.iter().zip(&*fresh).enumerate() {
+            let touched: BTreeSet<u8> = fresh.keys().map(shard_of).collect();
+            self.each_object(
+                at,
+                known,
+                |part| touched.contains(&part),
+                |old| {
+                    if let Some(now) = fresh.get(&old.guid) {
+                        moved.compare(&old, now.as_ref());
+                    }
+                },
+            )?;
         }
         if moved.is_empty() {
             return Ok(());
         }
-        for at in 0..fresh.len() {
-            each_object(&self.files.new_lines(at), |old| moved.below(&old))?;
+        let all = |_: u8| true;
+        for (at, known) in harvest.contexts.iter().enumerate() {
+            self.each_object(at, known, all, |old| moved.below(&old))?;
         }
-        for (at, fresh) in fresh.iter_mut().enumerate() {
+        for (at, (known, fresh)) in harvest.contexts.iter().zip(fresh).enumerate() {
             let mut again = BTreeSet::new();
-            each_object(&self.files.new_lines(at), |old| {
+            self.each_object(at, known, all, |old| {
                 if moved.concerns(&old) {
                     again.insert(old.guid);
                 }
@@ -287,21 +345,4 @@ impl Moved {
         };
         self.names.contains(&folded(&old.dn)) || old.attributes.0.values().flatten().any(named)
     }
-}
-
-fn each_object(path: &Path, mut take: impl FnMut(Object)) -> io::Result<()> {
-    each_line(path, |line| {
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "a line that is no object");
-        take(Object::read(line).ok_or_else(damaged)?);
-        Ok(())
-    })
-}
-
-fn count(path: &Path) -> io::Result<u64> {
-    let mut count = 0;
-    each_line(path, |_| {
-        count += 1;
-        Ok(())
-    })?;
-    Ok(count)
 }

@@ -1,18 +1,17 @@
 //! A point of a directory as it is written: `strongroom.json`, the objects of each naming
-//! context as sorted lines in up to 256 files by the first byte of the GUID (so that what did
-//! not change is the same chunk again), and the whole domain where it was taken.
+//! context as sorted lines in up to 256 files by the first byte of the GUID (a file in which
+//! nothing changed is named again without being read), and the whole domain where it was taken.
 
-use std::io;
-use std::path::Path;
+use std::fs;
 
 use serde::{Deserialize, Serialize};
-use strongroom_store::content::{Entry, Meta};
+use strongroom_store::content::{Entry, Meta, Node};
 
 use crate::workload::compose::Composer;
 use crate::workload::directory::gather::Harvest;
-use crate::workload::directory::object::guid_of;
 use crate::workload::directory::read::Root;
-use crate::workload::directory::state::{Files, each_line};
+use crate::workload::directory::shards::{Kept, Shard};
+use crate::workload::directory::state::Files;
 use crate::workload::files::ProtectError;
 
 /// Where the naming contexts lie.
@@ -62,7 +61,7 @@ pub(super) fn about(url: &str, root: &Root, harvest: &Harvest, whole_domain: &st
     let contexts = harvest.contexts.iter().map(|known| AboutContext {
         dn: known.dn.clone(),
         place: place(&known.dn),
-        objects: known.objects,
+        objects: known.objects(),
         changes_by: known.mark.kind().to_owned(),
         read: known.read,
         read_whole: known.whole.clone(),
@@ -84,47 +83,38 @@ pub(super) fn private(mode: u32) -> Meta {
     Meta { mode, ..Meta::default() }
 }
 
-/// The objects of every naming context.
+/// The objects of every naming context; what is told of each part that changed is noted there.
 pub(super) fn contexts(
     composer: &Composer<'_>,
     files: &Files,
-    harvest: &Harvest,
+    harvest: &mut Harvest,
 ) -> Result<Entry, ProtectError> {
     let mut entries = Vec::new();
-    for (at, known) in harvest.contexts.iter().enumerate() {
-        let shards = shards(composer, &files.new_lines(at))?;
+    for (context, known) in harvest.contexts.iter_mut().enumerate() {
+        let mut shards = Vec::new();
+        for (at, shard) in &mut known.shards {
+            shards.push(part(composer, files, (context, *at), shard)?);
+        }
         entries.push(composer.directory(&place(&known.dn), private(0o700), shards)?);
     }
     composer.directory(CONTEXTS, private(0o700), entries)
 }
 
-fn shards(composer: &Composer<'_>, lines: &Path) -> Result<Vec<Entry>, ProtectError> {
-    let mut entries = Vec::new();
-    let (mut shard, mut text) = (String::new(), Vec::new());
-    let mut refused = None;
-    let mut close = |shard: &str, text: &mut Vec<u8>| -> Result<(), ProtectError> {
-        if !text.is_empty() {
-            entries.push(composer.bytes(&format!("{shard}.jsonl"), private(0o600), text)?);
-            text.clear();
-        }
-        Ok(())
-    };
-    let read = each_line(lines, |line| {
-        let name = guid_of(line).and_then(|guid| guid.get(..2)).unwrap_or_default();
-        if name != shard {
-            if let Err(error) = close(&shard, &mut text) {
-                refused = Some(error);
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            name.clone_into(&mut shard);
-        }
-        text.extend_from_slice(line);
-        Ok(())
-    });
-    match (refused, read) {
-        (Some(error), _) => return Err(error),
-        (None, Err(error)) => return Err(ProtectError::Application(Box::new(error))),
-        (None, Ok(())) => close(&shard, &mut text)?,
+fn part(
+    composer: &Composer<'_>,
+    files: &Files,
+    (context, at): (usize, u8),
+    shard: &mut Shard,
+) -> Result<Entry, ProtectError> {
+    let name = format!("{at:02x}.jsonl");
+    if let Some(kept) = &shard.kept {
+        return Ok(composer.file(&name, private(0o600), kept.bytes, kept.content()));
     }
-    Ok(entries)
+    let failed = |error| ProtectError::Application(Box::new(error));
+    let text = fs::read(files.lines(context, at, shard)).map_err(failed)?;
+    let entry = composer.bytes(&name, private(0o600), &text)?;
+    if let Node::File { size, content } = &entry.node {
+        shard.kept = Kept::of(*size, content);
+    }
+    Ok(entry)
 }

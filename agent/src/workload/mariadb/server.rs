@@ -13,6 +13,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Where packages put the server.
 const SERVERS: [&str; 3] = ["/usr/sbin/mariadbd", "/usr/bin/mariadbd", "/usr/libexec/mariadbd"];
+/// Makes the files of a new server.
+const INSTALLER: &str = "mariadb-install-db";
+/// The account that packages make for the server.
+const ACCOUNT: &str = "mysql";
 /// How long between two looks whether it is up or gone.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long it may take to stop in order.
@@ -51,6 +55,20 @@ pub fn as_owner(program: &Path, data: &Path) -> io::Result<Command> {
     Ok(command)
 }
 
+fn done(command: &mut Command) -> io::Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{program}: {error}"));
+    let output = command.stdin(Stdio::null()).output().map_err(named)?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let said = [output.stdout, output.stderr].concat();
+            let said = last_words(&String::from_utf8_lossy(&said));
+            Err(io::Error::other(format!("{program}: {said}")))
+        }
+    }
+}
+
 /// The last words of a program.
 pub fn last_words(text: &str) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -58,6 +76,25 @@ pub fn last_words(text: &str) -> String {
 }
 
 impl OwnServer {
+    /// Makes the files of a new server in `data`, and `place` for its socket; both are made, and
+    /// are the account's that packages make where this process may give them away.
+    ///
+    /// # Errors
+    /// No server is installed, or one of them is there already.
+    pub fn install(place: &Path, data: &Path) -> io::Result<()> {
+        for dir in [place, data] {
+            fs::create_dir(dir)?;
+            if rustix::process::geteuid().is_root() {
+                done(Command::new("chown").arg(format!("{ACCOUNT}:{ACCOUNT}")).arg(dir))?;
+            }
+        }
+        let mut install = as_owner(Path::new(INSTALLER), data)?;
+        // Several servers in one directory for temporary tables take one another's.
+        install.env("TMPDIR", place).arg("--no-defaults");
+        install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
+        done(install.arg(format!("--datadir={}", data.display())))
+    }
+
     /// Starts a server over `data` with its socket in `place`, and waits until it answers.
     ///
     /// # Errors
