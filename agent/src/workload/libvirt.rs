@@ -276,10 +276,11 @@ impl Workload for LibvirtWorkload {
 
     fn view(&self) -> Result<LibvirtMoment, LibvirtError> {
         let prepared = self.ready.take();
-        let mut ready = prepared.ok_or_else(|| LibvirtError::Off {
-            machine: self.machine.clone(),
-            why: "nothing was prepared for its moment".to_owned(),
-        })?;
+        let gone = || VirshError::Refused {
+            command: "the moment".to_owned(),
+            why: "nothing was prepared for it".to_owned(),
+        };
+        let mut ready = prepared.ok_or_else(|| self.failed(gone()))?;
         let begun = match ready.about.is_active() {
             true => begin(&ready.backup, &mut ready.disks)
                 .map_err(|error| self.failed(error))

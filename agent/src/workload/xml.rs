@@ -1,5 +1,6 @@
-//! An XML document as a tree of elements, as SOAP and libvirt need it: names without their prefixes, text
-//! and attributes, nothing mixed. Refuses definitions of entities and depths nobody has.
+//! An XML document as a tree of elements, as SOAP and libvirt need it: names without their
+//! prefixes, text and attributes, nothing mixed. Refuses definitions of entities and depths nobody
+//! has.
 
 use quick_xml::Reader;
 use quick_xml::escape::unescape;

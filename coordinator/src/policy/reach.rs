@@ -26,7 +26,8 @@ const SNAPSHOT: &str = "a tree is of one moment only on btrfs; elsewhere it is r
      is \"fuzzy\"";
 const SERVER: &str = "its server is asked each time";
 const GUEST: &str = "a guest is made quiet by its guest agent (name its socket as \
-     `guest_agent`, or let libvirt reach it; and let `quiesce` not be \"never\"), and only Windows tells its applications";
+     `guest_agent`, or let libvirt reach it; and let `quiesce` not be \"never\"), and only \
+     Windows tells its applications";
 const TOOLS: &str = "a guest is made quiet by its VMware Tools (let `quiesce` not be \"never\"), \
      and only Windows tells its applications";
 

@@ -129,11 +129,9 @@ pub(super) fn read(
     section: &Section<'_>,
     kind: AppKind,
 ) -> Option<AppSource> {
+    let reached = kind != AppKind::Vm || reached(sheet, section).is_some();
     let settings = settings(sheet, section, kind, |_| None)?;
-    if kind == AppKind::Vm {
-        reached(sheet, section)?;
-    }
-    Some(AppSource { kind, settings })
+    reached.then_some(AppSource { kind, settings })
 }
 
 /// A machine is reached in one way: by its own monitor or through libvirt, which has the

@@ -16,6 +16,8 @@ const SOCKET: &str = "nbd";
 /// Of a directory that QEMU's user must get through.
 const PASSABLE: u32 = 0o711;
 const OWN: u32 = 0o700;
+/// What libvirt says of a checkpoint whose bitmap it cannot find.
+const LOST_BITMAP: &str = "not found in backing chain";
 /// How often it is looked whether the job is gone.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -226,7 +228,14 @@ impl Backup {
         let delete = |more: &[&str]| {
             self.virsh.ask(&[&["checkpoint-delete"], &words[..], more].concat(), DEED)
         };
-        let Err(error) = delete(&[]) else { return };
+        let deleted = match delete(&[]) {
+            // Its bitmap did not survive the machine's process: only libvirt remembers it.
+            Err(VirshError::Refused { why, .. }) if why.contains(LOST_BITMAP) => {
+                delete(&["--metadata"])
+            }
+            deleted => deleted,
+        };
+        let Err(error) = deleted else { return };
         tracing::warn!(%error, name, "a checkpoint that nobody needs stays until the next run");
     }
 }
