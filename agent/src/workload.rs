@@ -7,11 +7,13 @@ pub mod btrfs;
 pub mod compose;
 pub mod directory;
 pub mod files;
+pub mod libvirt;
 pub mod mariadb;
 pub mod moment;
 pub mod postgres;
 pub mod vm;
 pub mod vsphere;
+pub mod xml;
 
 use strongroom_protocol::opening::RefusalKind;
 use strongroom_protocol::{BlobKind, ChunkId, Reference};

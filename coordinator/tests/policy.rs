@@ -301,3 +301,26 @@ fn a_machine_must_name_its_monitor() {
         assert!(problems.iter().any(|p| p.contains(wanted)), "{wanted}: {problems:#?}");
     }
 }
+
+#[test]
+fn a_machine_is_reached_in_one_way() {
+    let vm = |more: &str| format!("kind = \"vm\"\nmachine = \"web1\"\n{more}");
+    for (more, wanted) in [
+        ("libvirt = \"qemu+ssh://host/system\"", "is no libvirt of the agent's own host"),
+        (
+            "libvirt = \"qemu:///system\"\nqmp = \"/run/vm/web1.qmp\"",
+            "`qmp` cannot be used beside `libvirt`",
+        ),
+        (
+            "libvirt = \"qemu:///system\"\nguest_agent = \"/run/vm/web1.qga\"",
+            "`guest_agent` cannot be used beside `libvirt`",
+        ),
+        ("libvrt = \"qemu:///system\"", "did you mean `libvirt`?"),
+    ] {
+        let problems = wrong("kind = \"files\"", &vm(more));
+        assert!(problems.iter().any(|p| p.contains(wanted)), "{wanted}: {problems:#?}");
+    }
+    let problems = wrong("kind = \"files\"", &vm("libvirt = \"qemu:///system\""));
+    let unknown = |problem: &String| problem.contains("unknown key");
+    assert!(problems.iter().all(unknown), "{problems:#?}");
+}

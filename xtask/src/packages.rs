@@ -35,6 +35,16 @@ const QEMU: &[Wanted] = &[
     Wanted { program: "qemu/block-iscsi.so", package: "qemu-block-extra", why: "tape in a guest" },
 ];
 
+/// After QEMU: it would bring an older one.
+const LIBVIRT: &[Wanted] = &[
+    Wanted { program: "virsh", package: "libvirt-clients", why: "machines through libvirt" },
+    Wanted {
+        program: "libvirtd",
+        package: "libvirt-daemon-driver-qemu libvirt-daemon-system",
+        why: "a real libvirt that runs machines",
+    },
+];
+
 const WANTED: &[Wanted] = &[
     Wanted { program: "rsync", package: "rsync", why: "an independent copy to compare with" },
     Wanted { program: "setfattr", package: "attr", why: "extended attributes of test trees" },
@@ -89,6 +99,8 @@ pub(crate) fn ensure_machines() -> Result<()> {
         let apt = backports::Apt::make()?;
         bring(&qemu, &apt.options(), &["-t", &apt.release])?;
     }
+    let libvirt: Vec<&Wanted> = LIBVIRT.iter().collect();
+    bring(&libvirt, &[], &[])?;
     kernel::ensure()
 }
 

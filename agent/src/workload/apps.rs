@@ -14,6 +14,7 @@ use crate::orders::Hands;
 use crate::protect::{self, refusal};
 use crate::quiesce::Viewed;
 use crate::workload::directory::DirectoryWorkload;
+use crate::workload::libvirt::{self, LibvirtWorkload};
 use crate::workload::mariadb::settings::Target;
 use crate::workload::mariadb::{self, MariaWorkload};
 use crate::workload::moment::{Memory, Moment};
@@ -84,6 +85,7 @@ pub(crate) struct Place<'run> {
 /// The ways of holding an application still, for a holder process.
 pub fn held(what: &str, about: &Value) -> Option<Result<Box<dyn Holding>, String>> {
     match what {
+        libvirt::guest::LIBVIRT_GUEST => Some(libvirt::guest::holding(about)),
         vm::guest::GUEST_AGENT => Some(vm::guest::holding(about)),
         what => postgres::held(what, about).or_else(|| mariadb::held(what, about)),
     }
@@ -111,6 +113,10 @@ pub(crate) fn view(
 ) -> Result<Viewed<Box<dyn Moment>>, Refusal> {
     match kind {
         AppKind::Postgres => postgres_view(settings, place),
+        AppKind::Vm if settings.get("libvirt").is_some() => {
+            let made = LibvirtWorkload::of(settings, place);
+            protect::view(&made.map_err(|error| refusal::<LibvirtWorkload>(&error))?)
+        }
         AppKind::Vm => {
             let made = VmWorkload::of(settings, place);
             protect::view(&made.map_err(|error| refusal::<VmWorkload>(&error))?)

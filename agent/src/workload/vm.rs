@@ -9,14 +9,15 @@ pub mod nbd;
 pub mod qmp;
 
 mod fleece;
-mod guard;
+pub(in crate::workload) mod guard;
 mod lines;
 mod moment;
-mod names;
+pub(in crate::workload) mod names;
 mod plan;
+pub(in crate::workload) mod point;
 mod prepare;
-mod quiet;
-mod read;
+pub(in crate::workload) mod quiet;
+pub(in crate::workload) mod read;
 pub(in crate::workload) mod remember;
 pub(in crate::workload) mod writing;
 
@@ -43,7 +44,7 @@ pub use moment::{DESCRIPTION, DISKS, ITEM, VmMoment};
 pub use writing::Told;
 
 /// How long a guest is held at most, unless the policy says otherwise.
-const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
+pub(in crate::workload) const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
 /// Oldest QEMU that exports a bitmap of another node.
 const VERSION_MIN: (u64, u64) = (7, 1);
 
@@ -57,6 +58,17 @@ pub enum Quiesce {
     /// Without, the point claims less.
     #[default]
     Wanted,
+}
+
+impl Quiesce {
+    /// As the policy file says.
+    pub(in crate::workload) fn of(settings: &Settings) -> Self {
+        match settings.get("quiesce") {
+            Some("required") => Self::Required,
+            Some("never") => Self::Never,
+            _ => Self::Wanted,
+        }
+    }
 }
 
 /// A machine on this host.
@@ -156,17 +168,12 @@ impl VmWorkload {
     /// # Errors
     /// Something is missing or cannot be followed.
     pub(crate) fn of(settings: &Settings, place: &Place<'_>) -> Result<Self, VmError> {
-        let quiesce = match settings.get("quiesce") {
-            Some("required") => Quiesce::Required,
-            Some("never") => Quiesce::Never,
-            _ => Quiesce::Wanted,
-        };
         let seconds: Option<u64> = settings.parsed("freeze_deadline")?;
         let mut this = Self::new(place.memory.clone());
         settings.wanted("machine")?.clone_into(&mut this.machine);
         this.qmp = PathBuf::from(settings.wanted("qmp")?);
         this.guest_agent = settings.get("guest_agent").map(PathBuf::from);
-        this.quiesce = quiesce;
+        this.quiesce = Quiesce::of(settings);
         this.freeze_deadline = seconds.map_or(FREEZE_DEADLINE, Duration::from_secs);
         this.exclude = settings.all("exclude").map(str::to_owned).collect();
         this.keep = settings.all("keep").map(PathBuf::from).collect();

@@ -11,7 +11,6 @@ pub mod session;
 pub mod snapshot;
 pub mod tls;
 pub mod vmdk;
-pub mod xml;
 
 mod lease;
 mod moment;
@@ -31,6 +30,7 @@ use crate::workload::apps::{Place, SettingError, Settings};
 use crate::workload::directory::{self, DirectoryError};
 use crate::workload::moment::Memory;
 use crate::workload::vm::Quiesce;
+use crate::workload::xml::Element;
 use crate::workload::{Item, Workload};
 use disks::disks;
 use http::WebError;
@@ -38,7 +38,6 @@ use inventory::{MachineError, machine, machines, properties};
 use session::{Reference, Server, Session, SoapError};
 use snapshot::{Names, Quiet, Snapshot, TaskError, create, done, reap, remove};
 use tls::{Thumbprint, Trust};
-use xml::Element;
 
 pub use moment::VsphereMoment;
 

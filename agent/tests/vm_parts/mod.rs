@@ -10,29 +10,27 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use strongroom_agent::holder::{HOLDER_WORD, Order};
 use strongroom_agent::quiesce::{Consistency, Evidence};
-use strongroom_agent::restore::{RestoreOptions, Restorer};
 use strongroom_agent::vmlab::{
     Accel, Boot, Kernel, LabDisk, MEMORY_MIB, Machine, Setup, Writes, convert, ext4,
 };
 use strongroom_agent::workload::Workload as _;
-use strongroom_agent::workload::files::{Committed, Progress, Protected};
+use strongroom_agent::workload::files::{Committed, Progress};
 use strongroom_agent::workload::moment::{Memory, Moment as _, Reading};
 use strongroom_agent::workload::vm::qmp::Qmp;
-use strongroom_agent::workload::vm::{DESCRIPTION, DISKS, Quiesce, VmWorkload};
+use strongroom_agent::workload::vm::{Quiesce, VmWorkload};
 use strongroom_protocol::{Chain, PointId, RepoId, SystemClock, WorkloadId};
 use strongroom_store::cut::CutParams;
-use strongroom_store::tree::Tree;
 use tempfile::TempDir;
 
 use blobs::{Blobs, Slow, keys};
-use made::Made;
+use made::{Made, compare, truth};
 
 /// A program that holds freezes.
 pub(crate) const HOLDER: &str = env!("CARGO_BIN_EXE_strongroom-agent");
@@ -256,12 +254,7 @@ impl Lab {
                 self.bitmaps().into_iter().filter(|(_, name, _)| Some(name) == previous.as_ref());
             written.extend(bitmaps.map(|(disk, _, count)| (disk, count)));
             let view = workload.view();
-            for disk in &self.disks {
-                let truth = self.dir.path().join(format!("{}.truth", disk.name));
-                let mut copy = Command::new("qemu-img");
-                copy.args(["convert", "-U", "-O", "raw", "-f", &disk.format]);
-                assert!(copy.arg(&disk.path).arg(truth).status().unwrap().success());
-            }
+            truth(self.dir.path(), &self.disks);
             self.monitor("cont", Value::Null);
             view.map(|view| (view, Consistency::Application))
         });
@@ -270,7 +263,7 @@ impl Lab {
         let protected = viewed.view.read(&self.reading(&progress), &mut viewed.evidence).unwrap();
         viewed.view.committed();
         self.memory.previous = Some(self.memory.point);
-        let description = self.compare(&protected);
+        let description = compare(&self.blobs, &protected, self.dir.path(), &self.disks);
         protected.finish(Committed::Yes).unwrap();
         drop((viewed.view, workload));
         self.is_clean();
@@ -348,30 +341,6 @@ impl Lab {
         let reading = Reading { sink: &slow, ..self.reading(&progress) };
         let error = view.read(&reading, &mut Evidence::default()).unwrap_err();
         Chain(&error).to_string()
-    }
-
-    fn compare(&self, protected: &Protected) -> Value {
-        let to = tempfile::tempdir_in(self.dir.path()).unwrap();
-        let tree = Tree::new(&self.blobs, protected.root);
-        let page = protected.item.directory_page().unwrap();
-        let restorer =
-            Restorer::new(RestoreOptions::new(to.path()), Arc::new(AtomicBool::new(false)));
-        let report = restorer.run(&tree, page, Some(protected.item.meta.clone())).unwrap();
-        assert!(report.problems.is_empty(), "{:?}", report.problems);
-        for disk in &self.disks {
-            let image = to.path().join(DISKS).join(format!("{}.raw", disk.name));
-            let truth = self.dir.path().join(format!("{}.truth", disk.name));
-            let mut compare = Command::new("qemu-img");
-            let compare =
-                compare.args(["compare", "-f", "raw", "-F", "raw"]).arg(&image).arg(&truth);
-            let compared = compare.output().unwrap();
-            assert!(compared.status.success(), "{}: {compared:?}", disk.name);
-            // A frozen file system is in order; one that was not needs its journal, on a copy.
-            let check = Command::new("/sbin/e2fsck").args(["-fp"]).arg(&image).output().unwrap();
-            assert!(check.status.code().unwrap() <= 1, "{}: {check:?}", disk.name);
-        }
-        let description = fs::read(to.path().join(DESCRIPTION)).unwrap();
-        serde_json::from_slice(&description).unwrap()
     }
 }
 

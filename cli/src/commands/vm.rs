@@ -1,10 +1,11 @@
 //! `vm`: a point of a virtual machine made a machine again: its disks in a format of choice, the
 //! proof that it boots and that its guest answers, and the machine itself, straight from its
-//! point.
+//! point; and the machines that a libvirt has.
 
 mod ask;
 mod boot;
 mod drill;
+mod list;
 mod prove;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 use strongroom_agent::vmlab::{LabDisk, convert};
+use strongroom_agent::workload::libvirt::define::{Defined, Placed, define};
 use strongroom_agent::workload::vm::{DESCRIPTION, DISKS};
 use strongroom_protocol::admin::PointRef;
 
@@ -23,7 +25,7 @@ use crate::session::{Session, blocking};
 pub(crate) use ask::MachineAsked;
 pub(crate) use drill::drill_machine;
 
-/// Restore virtual machines, and prove that they boot
+/// List and restore virtual machines, and prove that they boot
 #[derive(Args, Debug)]
 pub(crate) struct VmArgs {
     #[command(subcommand)]
@@ -35,6 +37,7 @@ enum Action {
     Restore(VmRestoreArgs),
     Prove(prove::VmProveArgs),
     Boot(boot::VmBootArgs),
+    List(list::VmListArgs),
 }
 
 /// Restore the disks and the configuration of a machine into a directory
@@ -52,6 +55,13 @@ struct VmRestoreArgs {
     /// The format of the images
     #[arg(long, value_enum, default_value_t = ImageFormat::Raw)]
     format: ImageFormat,
+    /// Define it in libvirt under this name, without starting it: as another machine, or under
+    /// its own name as itself
+    #[arg(long, value_name = "NAME", conflicts_with = "disk")]
+    define: Option<String>,
+    /// With --define: the libvirt of this host
+    #[arg(long, value_name = "URI", requires = "define", default_value = list::SYSTEM)]
+    libvirt: String,
     #[command(flatten)]
     copy: CopyArgs,
 }
@@ -68,6 +78,7 @@ impl VmArgs {
             Action::Restore(args) => args.run(session).await,
             Action::Prove(args) => args.run(session).await,
             Action::Boot(args) => args.run(session).await,
+            Action::List(args) => args.run(session).await,
         }
     }
 }
@@ -94,7 +105,8 @@ impl VmRestoreArgs {
         let restore = restore(self.copy, self.point, &self.to, select);
         let ending = restore.run(session).await?;
         let (to, wanted, format) = (self.to, self.disk, self.format);
-        blocking(move || {
+        let named = self.define.map(|name| (self.libvirt, name));
+        let (ending, defined) = blocking(move || {
             let known = described(&to)?;
             if let Some(name) = wanted.iter().find(|name| !known.iter().any(|d| d.name == **name)) {
                 let all: Vec<&str> = known.iter().map(|disk| disk.name.as_str()).collect();
@@ -108,10 +120,38 @@ impl VmRestoreArgs {
                     std::fs::remove_file(path).doing(format!("{}", path.display()))
                 })?;
             }
-            Ok(ending)
+            let defined = named.map(|(uri, name)| defined(&to, &known, format, (&uri, &name)));
+            Ok((ending, defined.transpose()?))
         })
-        .await
+        .await?;
+        for remark in defined.into_iter().flatten() {
+            session.out.remark(&remark);
+        }
+        Ok(ending)
     }
+}
+
+/// Defines what was restored into `dir` in libvirt; what a person is to know of it.
+fn defined(
+    dir: &Path,
+    disks: &[LabDisk],
+    format: ImageFormat,
+    (uri, name): (&str, &str),
+) -> Result<Vec<String>, Failure> {
+    let dir = std::path::absolute(dir).doing(format!("{}", dir.display()))?;
+    let format = match format {
+        ImageFormat::Qcow2 => "qcow2",
+        ImageFormat::Raw => "raw",
+    };
+    let placed = |disk: &LabDisk| {
+        let file = dir.join(DISKS).join(format!("{}.{format}", disk.name));
+        Placed { name: disk.name.clone(), file, format }
+    };
+    let placed: Vec<Placed> = disks.iter().map(placed).collect();
+    let Defined { without, remarks } = define(uri, &dir, name, &placed)?;
+    let without = without.iter().map(|disk| format!("it lacks disk {disk}, which no point holds"));
+    let defined = format!("defined in libvirt at {uri} as {name}: start it with `virsh start`");
+    Ok(std::iter::once(defined).chain(without).chain(remarks).collect())
 }
 
 /// The disks of a machine that was restored into `dir`.

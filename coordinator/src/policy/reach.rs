@@ -27,7 +27,8 @@ const SNAPSHOT: &str = "a tree is of one moment only on btrfs; elsewhere it is r
      is \"fuzzy\"";
 const SERVER: &str = "its server is asked each time";
 const GUEST: &str = "a guest is made quiet by its guest agent (name its socket as \
-     `guest_agent`, and let `quiesce` not be \"never\"), and only Windows tells its applications";
+     `guest_agent`, or let libvirt reach it; and let `quiesce` not be \"never\"), and only \
+     Windows tells its applications";
 const TOOLS: &str = "a guest is made quiet by its VMware Tools (let `quiesce` not be \"never\"), \
      and only Windows tells its applications";
 
@@ -57,7 +58,8 @@ fn of_app(app: &AppSource) -> Reach {
         AppKind::Vm => GUEST,
         AppKind::Vsphere => TOOLS,
     };
-    let asked = app.kind == AppKind::Vsphere || app.says("guest_agent").is_some();
+    let asked = app.kind == AppKind::Vsphere
+        || ["guest_agent", "libvirt"].iter().any(|key| app.says(key).is_some());
     match app.says("quiesce") {
         Some("never") => Reach { most: Consistency::Crash, sure: Consistency::Crash, way },
         // No point at all is made of one that is not quiet.

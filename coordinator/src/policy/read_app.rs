@@ -76,7 +76,8 @@ const MARIADB: &[Key] = &[
 ];
 const VM: &[Key] = &[
     must("machine", Shape::Text, "machine = \"web1\""),
-    must("qmp", Shape::Path, "qmp = \"/run/vm/web1.qmp\""),
+    may("libvirt", Shape::Text),
+    may("qmp", Shape::Path),
     may("guest_agent", Shape::Path),
     may("quiesce", Shape::OneOf(&["required", "wanted", "never"])),
     may("freeze_deadline", Shape::Duration),
@@ -84,6 +85,8 @@ const VM: &[Key] = &[
     may("keep", Shape::List),
     may("scratch", Shape::Path),
 ];
+/// What the connection of a libvirt begins with that is the agent's own host's.
+const LIBVIRTS: [&str; 2] = ["qemu:///", "qemu+unix:///"];
 const VSPHERE: &[Key] = &[
     must("machine", Shape::Text, "machine = \"web1\""),
     must("url", Shape::Text, "url = \"https://vcenter.example.com\""),
@@ -126,8 +129,38 @@ pub(super) fn read(
     section: &Section<'_>,
     kind: AppKind,
 ) -> Option<AppSource> {
+    let reached = kind != AppKind::Vm || reached(sheet, section).is_some();
     let settings = settings(sheet, section, kind, |_| None)?;
-    Some(AppSource { kind, settings })
+    reached.then_some(AppSource { kind, settings })
+}
+
+/// A machine is reached in one way: by its own monitor or through libvirt, which has the
+/// monitor and the guest agent to itself.
+fn reached(sheet: &mut Sheet<'_>, section: &Section<'_>) -> Option<()> {
+    let Some(libvirt) = sheet.word(section, "libvirt") else {
+        if sheet.word(section, "qmp").is_some() {
+            return Some(());
+        }
+        let example = "qmp = \"/run/vm/web1.qmp\", or libvirt = \"qemu:///system\"";
+        sheet.missing(section, "qmp", example);
+        return None;
+    };
+    if !LIBVIRTS.iter().any(|local| libvirt.text.starts_with(local)) {
+        let message = format!("{:?} is no libvirt of the agent's own host", libvirt.text);
+        let hint = "such as libvirt = \"qemu:///system\"; let an agent on the machine's host \
+                    protect it";
+        sheet.wrong(&libvirt.span, message, Some(hint.to_owned()));
+        return None;
+    }
+    for key in ["qmp", "guest_agent"] {
+        if let Some(word) = sheet.word(section, key) {
+            let message = format!("`{key}` cannot be used beside `libvirt`");
+            let hint = "libvirt has the machine's monitor and guest agent to itself: leave it out";
+            sheet.wrong(&word.span, message, Some(hint.to_owned()));
+            return None;
+        }
+    }
+    Some(())
 }
 
 /// What the section of a cluster says of all its members.

@@ -15,7 +15,7 @@ use super::qmp::Qmp;
 /// How often it looks: no disk writes the reserve in that time.
 const LOOK: Duration = Duration::from_millis(200);
 /// What must stay free, in bytes.
-pub(super) const FREE_BYTES_MIN: u64 = 512 << 20;
+pub(in crate::workload) const FREE_BYTES_MIN: u64 = 512 << 20;
 
 /// A watch that is being kept. It has the monitor meanwhile.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Guard {
 }
 
 /// Bytes free to the machine's process, where the file system says.
-pub(super) fn free_bytes(dir: &Path) -> Option<u64> {
+pub(in crate::workload) fn free_bytes(dir: &Path) -> Option<u64> {
     let place: PathBuf = dir.to_owned();
     let told = rustix::fs::statvfs(&place).ok()?;
     Some(told.f_bavail.saturating_mul(told.f_frsize))

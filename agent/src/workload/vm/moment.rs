@@ -2,24 +2,19 @@
 //! description that is enough to make it a machine again. Takes away what it made in the machine
 //! whatever happens; the chain moves on only once the point is committed.
 
-use std::path::{Path, PathBuf};
-
-use serde::Serialize;
-use strongroom_store::content::{Entry, Meta};
+use std::path::PathBuf;
 
 use super::fleece::{Changes, Fleece};
 use super::guard::Guard;
 use super::guest::Frozen;
 use super::machine::{Disk, LeftOut, Whole};
+use super::point::{COMMAND, Config, How, ReadDisk, Telling, compose, remembering};
 use super::qmp::{Qmp, QmpError};
 use super::read::{Ground, disk};
-use super::remember::{Mark, Remembering, Unkept};
-use super::writing::{DiskRead, Told};
+use super::remember::Unkept;
 use super::{About, DiskGround, Quiesce, VmWorkload};
 use crate::quiesce::{Consistency, Evidence};
-use crate::workload::compose::Composer;
-use crate::workload::compose::blocks::BLOCK_BYTES;
-use crate::workload::files::{Gap, GapReason, ProtectError, Protected};
+use crate::workload::files::{ProtectError, Protected};
 use crate::workload::moment::{Moment, Reading};
 
 /// What the point's one directory is called.
@@ -28,12 +23,6 @@ pub const ITEM: &str = "machine";
 pub const DESCRIPTION: &str = "strongroom.json";
 /// Where the disks lie.
 pub const DISKS: &str = "disks";
-/// Where what belongs to the machine lies.
-const CONFIG: &str = "config";
-/// The words the machine's process was started with.
-const COMMAND: &str = "command-line.json";
-const FILE_MODE: u32 = 0o600;
-const DIRECTORY_MODE: u32 = 0o700;
 
 /// A machine whose moment was taken.
 pub(super) struct Taken {
@@ -77,39 +66,6 @@ enum Stage {
     Committed,
 }
 
-/// What a point of a machine says of itself.
-#[derive(Serialize)]
-struct Description<'told> {
-    kind: &'static str,
-    format: u32,
-    machine: &'told About,
-    taken_unix_ms: u64,
-    quiet: Quiet<'told>,
-    disks: Vec<DiskTold>,
-    left_out: &'told [LeftOut],
-}
-
-#[derive(Serialize)]
-struct Quiet<'told> {
-    reached: Consistency,
-    frozen_ms: u64,
-    file_systems: u64,
-    guest: Option<&'told str>,
-    less_because: &'told [String],
-}
-
-#[derive(Serialize)]
-struct DiskTold {
-    #[serde(flatten)]
-    disk: Disk,
-    block_bytes: u32,
-    path: String,
-    read: &'static str,
-    whole_because: Option<String>,
-    #[serde(flatten)]
-    told: Told,
-}
-
 impl VmMoment {
     pub(super) fn new(workload: &VmWorkload, taken: Taken) -> Self {
         let Taken { qmp, fleece, about, disks, held, left_out, frozen } = taken;
@@ -137,7 +93,7 @@ impl VmMoment {
         &mut self,
         reading: &Reading<'_>,
         evidence: &mut Evidence,
-    ) -> Result<Vec<(DiskRead, Disk, Option<String>)>, ProtectError> {
+    ) -> Result<Vec<ReadDisk>, ProtectError> {
         let mut qmp = self.qmp.take().ok_or(ProtectError::Stopped)?;
         if let Err(error) = self.fleece.export(&mut qmp, &self.held) {
             self.qmp = Some(qmp);
@@ -146,20 +102,20 @@ impl VmMoment {
         let guard = Guard::start(qmp, self.fleece.clone(), self.free_bytes_min);
         let grounds = std::mem::take(&mut self.disks);
         let socket = self.fleece.socket();
-        let read: Result<Vec<_>, ProtectError> = grounds
+        let read: Result<Vec<ReadDisk>, ProtectError> = grounds
             .into_iter()
             .zip(&self.memories)
             .map(|(ground, memory)| {
                 let DiskGround { disk: known, mark, last } = ground;
                 let changed = self.fleece.names.changed();
-                let (last, why) = match last {
-                    Ok((_, remembered)) => (Some((changed.as_str(), remembered)), None),
-                    Err(Whole::First) => (None, None),
-                    Err(Whole::Doubt(why)) => (None, Some(why)),
+                let (last, how) = match last {
+                    Ok((_, remembered)) => (Some((changed.as_str(), remembered)), How::Changed),
+                    Err(Whole::First) => (None, How::Whole(None)),
+                    Err(Whole::Doubt(why)) => (None, How::Whole(Some(why))),
                 };
                 let ground = Ground { last, memory: remembering(memory, &mark) };
                 let read = disk(reading, &socket, &known, ground, &|| guard.is_broken())?;
-                Ok((read, known, why))
+                Ok(ReadDisk { disk: known, read, how })
             })
             .collect();
         let (qmp, stood) = guard.end();
@@ -175,81 +131,16 @@ impl VmMoment {
         if !stands {
             return Err(failed(MomentError::Lost));
         }
-        for (_, disk, why) in &read {
-            let why = why.as_ref().map(|why| format!("disk {} was read whole: {why}", disk.name));
-            evidence.broken.extend(why);
-        }
+        evidence.broken.extend(read.iter().filter_map(ReadDisk::news));
         Ok(read)
     }
 
-    fn describe(
-        &self,
-        reading: &Reading<'_>,
-        evidence: &Evidence,
-        disks: &[(DiskRead, Disk, Option<String>)],
-    ) -> Vec<u8> {
-        let told = |(read, disk, why): &'_ (DiskRead, Disk, Option<String>)| {
-            let held = self.held.iter().find(|(held, _)| held.name == disk.name);
-            let changed = held.is_some_and(|(_, changes)| *changes != Changes::Unknown);
-            DiskTold {
-                disk: disk.clone(),
-                block_bytes: BLOCK_BYTES,
-                path: format!("{DISKS}/{}", image_name(disk)),
-                read: if changed { "changed" } else { "whole" },
-                whole_because: why.clone(),
-                told: read.told.clone(),
-            }
-        };
-        let description = Description {
-            kind: "vm",
-            format: 1,
-            machine: &self.about,
-            taken_unix_ms: reading.clock.now().unix_ms(),
-            quiet: Quiet {
-                reached: evidence.consistency,
-                frozen_ms: evidence.frozen_ms,
-                file_systems: self.frozen.count,
-                guest: self.frozen.system.as_deref(),
-                less_because: &evidence.broken,
-            },
-            disks: disks.iter().map(told).collect(),
-            left_out: &self.left_out,
-        };
-        serde_json::to_vec_pretty(&description).unwrap_or_default()
-    }
-
     /// What belongs to the machine beside its disks.
-    fn config(
-        &self,
-        composer: &mut Composer<'_>,
-        reading: &Reading<'_>,
-    ) -> Result<Vec<Entry>, ProtectError> {
-        let mut entries: Vec<Entry> = Vec::new();
-        if let Some(command) = &self.about.command {
-            let text = serde_json::to_vec_pretty(command).unwrap_or_default();
-            entries.push(composer.bytes(COMMAND, meta(reading, FILE_MODE), &text)?);
-        }
-        for (number, path) in self.keep.iter().enumerate() {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let taken = entries.iter().any(|entry| entry.name == name.as_bytes());
-            let name = if taken { format!("{number}.{name}") } else { name.into_owned() };
-            let kept = match path.is_dir() {
-                true => {
-                    let options = reading.options(path, &format!("keep-{number}"));
-                    composer.tree(&name, CONFIG, &options)
-                }
-                false => kept_file(composer, reading, path, &name),
-            };
-            match kept {
-                Ok(entry) => entries.push(entry),
-                Err(ProtectError::Root { source, .. }) => {
-                    let path = format!("{CONFIG}/{name}");
-                    composer.gap(Gap::new(path.as_bytes(), GapReason::from(&source)));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(entries)
+    fn config(&self) -> Config {
+        let words = |command| serde_json::to_vec_pretty(command).unwrap_or_default();
+        let texts = self.about.command.iter().map(|command| (COMMAND, words(command)));
+        let keep = self.keep.iter().map(|path| (path.clone(), None));
+        Config { texts: texts.collect(), keep: keep.collect() }
     }
 
     fn take_away(&mut self) -> Result<(), QmpError> {
@@ -260,32 +151,6 @@ impl VmMoment {
         self.fleece.forget(qmp, &self.held, &self.fleece.names.own_bitmap());
         Ok(())
     }
-}
-
-fn kept_file(
-    composer: &Composer<'_>,
-    reading: &Reading<'_>,
-    path: &Path,
-    name: &str,
-) -> Result<Entry, ProtectError> {
-    let opened = std::fs::File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
-    let root = |source| ProtectError::Root { root: path.to_owned(), source };
-    let (length, mut file) = opened.map_err(root)?;
-    composer.stream(name, meta(reading, FILE_MODE), &mut file, length)
-}
-
-fn remembering(path: &Path, mark: &Mark) -> Option<Remembering> {
-    let created = Remembering::create(path, mark);
-    created.inspect_err(|error| tracing::warn!(%error, "nothing can be remembered")).ok()
-}
-
-fn meta(reading: &Reading<'_>, mode: u32) -> Meta {
-    Meta { mode, mtime_ns: reading.clock.now().0, ..Meta::default() }
-}
-
-/// What the image of a disk is called in a point.
-fn image_name(disk: &Disk) -> String {
-    format!("{}.raw", disk.name)
 }
 
 impl Moment for VmMoment {
@@ -307,24 +172,12 @@ impl Moment for VmMoment {
             let why = evidence.broken.join("; ");
             return Err(failed(MomentError::Unquiet { why }));
         }
-        let mut composer = Composer::new(reading)?;
         let disks = self.read_disks(reading, evidence)?;
-        let described = self.describe(reading, evidence, &disks);
-        let (file, directory) = (meta(reading, FILE_MODE), meta(reading, DIRECTORY_MODE));
-        let mut images = Vec::new();
-        for (read, disk, _) in disks {
-            let DiskRead { size, content, memory, .. } = read;
-            images.push(composer.file(&image_name(&disk), file.clone(), size, content));
-            self.unkept.extend(memory);
-        }
-        let config = self.config(&mut composer, reading)?;
-        let entries = vec![
-            composer.directory(DISKS, directory.clone(), images)?,
-            composer.directory(CONFIG, directory.clone(), config)?,
-            composer.bytes(DESCRIPTION, file, &described)?,
-        ];
-        let item = composer.directory(ITEM, directory, entries)?;
-        composer.finish(item)
+        let telling =
+            Telling { about: &self.about, frozen: &self.frozen, left_out: &self.left_out };
+        let (protected, unkept) = compose(reading, evidence, &telling, disks, &self.config())?;
+        self.unkept = unkept;
+        Ok(protected)
     }
 
     fn committed(&mut self) {

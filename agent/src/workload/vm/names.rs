@@ -5,23 +5,23 @@ use strongroom_protocol::{PointId, WorkloadId};
 
 /// The names of one run. QEMU allows 31 characters and begins them with a letter.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Names {
+pub(in crate::workload) struct Names {
     owner: String,
     point: PointId,
 }
 
 impl Names {
-    pub(super) fn new(workload: WorkloadId, point: PointId) -> Self {
+    pub(in crate::workload) fn new(workload: WorkloadId, point: PointId) -> Self {
         Self { owner: format!("sr.{}.", workload.short()), point }
     }
 
     /// Whether a run of this workload made it, this or an earlier one.
-    pub(super) fn owns(&self, name: &str) -> bool {
+    pub(in crate::workload) fn owns(&self, name: &str) -> bool {
         name.starts_with(&self.owner)
     }
 
     /// The bitmap that records what changes after a point.
-    pub(super) fn bitmap(&self, point: PointId) -> String {
+    pub(in crate::workload) fn bitmap(&self, point: PointId) -> String {
         format!("{}{}", self.owner, point.short())
     }
 
@@ -36,7 +36,7 @@ impl Names {
     }
 
     /// The bitmap of this run.
-    pub(super) fn own_bitmap(&self) -> String {
+    pub(in crate::workload) fn own_bitmap(&self) -> String {
         self.bitmap(self.point)
     }
 }

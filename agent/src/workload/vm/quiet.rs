@@ -9,10 +9,10 @@ use crate::quiesce::{Evidence, Freeze, Thaw};
 use crate::workload::apps;
 
 /// A guest held by a holder.
-pub(super) struct HeldGuest {
-    pub(super) holder: Option<Holder>,
-    pub(super) frozen: u64,
-    pub(super) note: PathBuf,
+pub(in crate::workload) struct HeldGuest {
+    pub(in crate::workload) holder: Option<Holder>,
+    pub(in crate::workload) frozen: u64,
+    pub(in crate::workload) note: PathBuf,
 }
 
 impl Freeze for HeldGuest {

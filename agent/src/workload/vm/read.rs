@@ -25,14 +25,14 @@ const SILENCE: Duration = Duration::from_secs(60);
 const ALLOCATION: &str = "base:allocation";
 
 /// What is known of a disk before it is read.
-pub(super) struct Ground<'run> {
+pub(in crate::workload) struct Ground<'run> {
     /// The bitmap of what changed, with the blocks of the last point.
-    pub(super) last: Option<(&'run str, Remembered)>,
-    pub(super) memory: Option<Remembering>,
+    pub(in crate::workload) last: Option<(&'run str, Remembered)>,
+    pub(in crate::workload) memory: Option<Remembering>,
 }
 
 /// Reads one disk from the server at `socket`; `given_up` is asked now and then.
-pub(super) fn disk(
+pub(in crate::workload) fn disk(
     reading: &Reading<'_>,
     socket: &Path,
     disk: &Disk,

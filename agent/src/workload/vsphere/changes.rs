@@ -3,7 +3,7 @@
 
 use super::disks::Disk;
 use super::session::{Reference, Session, SoapError};
-use super::xml::{Element, escape};
+use crate::workload::xml::{Element, escape};
 
 /// Stretches of a disk, in bytes, in its order.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

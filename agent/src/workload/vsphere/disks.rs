@@ -3,8 +3,8 @@
 
 use serde::Serialize;
 
-use super::xml::Element;
 use crate::workload::vm::machine::LeftOut;
+use crate::workload::xml::Element;
 
 /// A disk that can be protected.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]

@@ -2,7 +2,7 @@
 //! state of a task. Pages of an answer are all read.
 
 use super::session::{Reference, Session, SoapError};
-use super::xml::{Element, escape};
+use crate::workload::xml::{Element, escape};
 
 /// Machines told at a time.
 const PAGE: u32 = 500;

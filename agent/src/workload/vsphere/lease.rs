@@ -14,7 +14,7 @@ use super::disks::Disk;
 use super::http::Response;
 use super::inventory::properties;
 use super::session::{Reference, Session, SoapError};
-use super::xml::Element;
+use crate::workload::xml::Element;
 
 /// The server prepares disks before it gives them.
 const READY: Duration = Duration::from_secs(300);

@@ -18,7 +18,6 @@ use super::read::{Ground, disk};
 use super::session::{Reference, Session};
 use super::since::Since;
 use super::snapshot::{Snapshot, remove};
-use super::xml::Element;
 use super::{About, Ready, VsphereWorkload};
 use crate::quiesce::{Consistency, Evidence};
 use crate::workload::compose::Composer;
@@ -29,6 +28,7 @@ use crate::workload::vm::machine::{LeftOut, Whole};
 use crate::workload::vm::remember::{Mark, Remembered, Remembering, Unkept};
 use crate::workload::vm::writing::{DiskRead, Told};
 use crate::workload::vm::{DESCRIPTION, DISKS, ITEM};
+use crate::workload::xml::Element;
 
 const CONFIG: &str = "config";
 /// The machine as its server describes it.

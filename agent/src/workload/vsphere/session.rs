@@ -9,8 +9,8 @@ use rustls::ClientConfig;
 
 use super::http::{Place, Request, Response, WebError, send};
 use super::tls::{self, Trust};
-use super::xml::{Element, XmlError, escape};
 use crate::workload::directory::tls::TrustError;
+use crate::workload::xml::{Element, XmlError, escape};
 
 /// The longest answer: all that is asked for of a machine, or of a thousand of them, in bytes.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;

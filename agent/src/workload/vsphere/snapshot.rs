@@ -7,7 +7,7 @@ use strongroom_protocol::{PointId, WorkloadId};
 
 use super::inventory::properties;
 use super::session::{Reference, Session, SoapError};
-use super::xml::{Element, escape};
+use crate::workload::xml::{Element, escape};
 
 /// A guest is given five minutes by the server itself to become quiet; consolidating a large
 /// delta takes long.

@@ -1,5 +1,6 @@
-//! An XML document as a tree of elements, as SOAP needs it: names without their prefixes, text
-//! and attributes, nothing mixed. Refuses definitions of entities and depths nobody has.
+//! An XML document as a tree of elements, as SOAP and libvirt need it: names without their
+//! prefixes, text and attributes, nothing mixed. Refuses definitions of entities and depths nobody
+//! has.
 
 use quick_xml::Reader;
 use quick_xml::escape::unescape;
@@ -114,6 +115,11 @@ impl Element {
     pub fn attribute(&self, name: &str) -> Option<&str> {
         let found = self.attributes.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
+    }
+
+    /// All attributes, in their order.
+    pub fn attributes(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// What the server says that it is.
