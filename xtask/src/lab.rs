@@ -5,6 +5,7 @@
 
 mod base;
 mod certificates;
+mod databases;
 mod disks;
 pub(crate) mod distance;
 mod engine;
@@ -26,6 +27,8 @@ use crate::stage::Stage;
 enum Scene {
     /// The agent restores to the host it came from
     Home,
+    /// A cluster of PostgreSQL, by its standby and by its primary
+    Databases,
     /// The link is cut in the middle of a copy
     Cut,
     /// Every node is killed at work
@@ -46,6 +49,7 @@ impl Scene {
     fn play(self, lab: &Lab, campaign: &Campaign, parts: &mut Parts) -> Result<()> {
         match self {
             Self::Home => parts.part("back to the host it came from", || losses::home(lab)),
+            Self::Databases => parts.part("a cluster of PostgreSQL", || databases::scene(lab)),
             Self::Cut => parts.part("the link is cut in the middle of a copy", || losses::cut(lab)),
             Self::Kills => parts.part("every node is killed at work", || losses::kills(lab)),
             Self::Takeover => {

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 
 use crate::lab::engine::{Lab, Place, said};
 use crate::lab::work::{
-    DOCUMENTS, LATEST, WORKLOAD, compare, copied, ended, newest, noise, ordered, print, protect,
+    DOCUMENTS, LATEST, WORKLOAD, agree, compare, copied, ended, newest, noise, ordered, print,
+    print_of, protect,
 };
 use crate::parts::must;
 
@@ -132,9 +133,9 @@ fn agent(lab: &Lab) -> Result<()> {
     full.free()?;
     lab.shell(Place::Agent, "rm -f /home/agent/rest")?;
     lab.operator(&words)?;
-    lab.shell(Place::Agent, "mv /home/agent/back /srv/restored/full")?;
-    compare(lab, &print(lab, DOCUMENTS)?, "/srv/restored/full")?;
-    lab.alone("rm -r /srv/restored/full")?;
+    let is = lab.shell(Place::Agent, &print_of("/home/agent/back"))?;
+    agree(&print(lab, DOCUMENTS)?, &is, "/home/agent/back")?;
+    lab.shell(Place::Agent, "rm -r /home/agent/back")?;
     protect(lab)?;
     lab.wait("the copies then", |lab| Ok(copied(&newest(lab)?)))
 }

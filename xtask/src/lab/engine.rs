@@ -22,7 +22,11 @@ pub(super) const IMAGE: &str = "strongroom:lab";
 pub(super) enum Place {
     Agent,
     Coordinator,
+    /// The server of a cluster that takes writes, and its agent.
+    Primary,
     Proxy,
+    /// The server that follows it, and its agent.
+    Standby,
 }
 
 impl Place {
@@ -31,6 +35,8 @@ impl Place {
         match self {
             Self::Agent => "agent",
             Self::Coordinator => "coordinator",
+            Self::Primary => "db1",
+            Self::Standby => "db2",
             Self::Proxy => "proxy",
         }
     }

@@ -5,10 +5,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
 use crate::lab::engine::{Lab, Place};
-use crate::lab::work::{DOCUMENTS, compare, copied, ended, ordered_of, points_of, print};
+use crate::lab::work::{DOCUMENTS, compare, copied, ended, failed, ordered_of, points_of, print};
 use crate::parts::root;
 use crate::random::Random;
 
@@ -79,12 +78,9 @@ fn ended_well(lab: &Lab) -> Result<()> {
         }
     }
     println!("    {made} points, each with its copies");
-    let jobs = lab.json(&["--site", "a", "jobs"])?;
-    let jobs = jobs.as_array().cloned().unwrap_or_default();
-    let failed: Vec<&Value> = jobs.iter().filter(|job| job["state"] == "failed").collect();
-    match failed.is_empty() {
-        true => Ok(()),
-        false => bail!("{} jobs failed: {}", failed.len(), failed[0]),
+    match failed(lab)? {
+        None => Ok(()),
+        Some(job) => bail!("a job failed: {job}"),
     }
 }
 

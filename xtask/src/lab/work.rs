@@ -78,6 +78,13 @@ pub(super) fn points_of(lab: &Lab, site: &str, workload: &str) -> Result<Vec<Val
     Ok(points.as_array().cloned().unwrap_or_default())
 }
 
+/// A job that failed, of those that are remembered.
+pub(super) fn failed(lab: &Lab) -> Result<Option<Value>> {
+    let jobs = lab.json(&["--site", "a", "jobs"])?;
+    let jobs = jobs.as_array().cloned().unwrap_or_default();
+    Ok(jobs.into_iter().find(|job| job["state"] == "failed"))
+}
+
 /// Both copies are there, and proven as far as each can be.
 pub(super) fn copied(point: &Value) -> bool {
     let proven = |copy: &str, level: &str| {
@@ -94,7 +101,11 @@ pub(super) fn same(lab: &Lab, back: &str) -> Result<()> {
 
 /// As [`same`], with what was protected as its print had it then.
 pub(super) fn compare(lab: &Lab, was: &str, back: &str) -> Result<()> {
-    let is = print(lab, back)?;
+    agree(was, &print(lab, back)?, back)
+}
+
+/// Two prints are of the same tree; `back` is said of the second.
+pub(super) fn agree(was: &str, is: &str, back: &str) -> Result<()> {
     if was != is {
         bail!("{back} is not what was protected: {} and {}", was.trim(), is.trim());
     }
@@ -104,7 +115,12 @@ pub(super) fn compare(lab: &Lab, was: &str, back: &str) -> Result<()> {
 
 /// A hash over all that a tree is, and how many entries it has.
 pub(super) fn print(lab: &Lab, dir: &str) -> Result<String> {
+    lab.alone(&print_of(dir))
+}
+
+/// What prints it, as a line of shell.
+pub(super) fn print_of(dir: &str) -> String {
     let each = "find . -mindepth 1 -exec stat -c '%N %f %u %g %h %Y %t %T' {} +";
     let bytes = "find . -type f -exec sha256sum {} +";
-    lab.alone(&format!("cd {dir} && {{ {each}; {bytes}; }} | sort | sha256sum; find . | wc -l"))
+    format!("cd {dir} && {{ {each}; {bytes}; }} | sort | sha256sum; find . | wc -l")
 }
