@@ -1,5 +1,5 @@
 //! Certificates that live for seconds: renewed again and again while points are made and copied,
-//! with no job that fails and no copy that breaks off; one that has ended is refused.
+//! with no job of a point that fails; one that has ended is refused.
 
 use std::collections::BTreeSet;
 
@@ -49,7 +49,7 @@ pub(super) fn scene(lab: &Lab) -> Result<()> {
         look(lab, &mut seen)?;
     }
     lab.wait("the copies of all of them", |lab| Ok(copied(&newest(lab)?)))?;
-    println!("    {} certificates while {points} points were made and copied", seen.len());
+    println!("    {} certificates, {points} points made and copied meanwhile", seen.len());
     unbroken(lab)?;
     refused(lab)?;
     live_for(lab, None)
@@ -92,7 +92,7 @@ fn look(lab: &Lab, seen: &mut BTreeSet<(&'static str, String)>) -> Result<()> {
     Ok(())
 }
 
-/// No job failed.
+/// No job of a point failed.
 fn unbroken(lab: &Lab) -> Result<()> {
     match failed(lab)? {
         None => Ok(()),

@@ -1,5 +1,5 @@
-//! A pair of servers of PostgreSQL, protected as one cluster: the standby makes the point, the primary
-//! where the standby is down, and both points start as a server from the other site's copy.
+//! A pair of servers of PostgreSQL, protected as one cluster: the standby makes the point, the
+//! primary where the standby is down; each point starts as a server from the other site's copy.
 
 use anyhow::{Result, bail};
 
