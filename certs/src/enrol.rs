@@ -59,11 +59,12 @@ pub enum EnrolError {
     WrongIdentity { asked: Box<Identity>, given: Box<Identity> },
 }
 
-/// When to renew: after two thirds of the life, so that a third is left to try again.
+/// When to renew: after two thirds of the life, so that a third is left to try again. The life begins
+/// when it was issued; a certificate says that it counts from some minutes before.
 #[must_use]
-pub const fn renew_at(not_before: Timestamp, not_after: Timestamp) -> Timestamp {
-    let life = not_after.0.saturating_sub(not_before.0);
-    Timestamp(not_before.0.saturating_add(life / 3 * 2))
+pub const fn renew_at(issued: Timestamp, not_after: Timestamp) -> Timestamp {
+    let life = not_after.0.saturating_sub(issued.0);
+    Timestamp(issued.0.saturating_add(life / 3 * 2))
 }
 
 /// A request under way: at first enrolment and at every renewal.
@@ -216,7 +217,7 @@ impl Credential {
     /// When to renew it.
     #[must_use]
     pub const fn renew_at(&self) -> Timestamp {
-        renew_at(self.peer.not_before, self.peer.not_after)
+        renew_at(self.peer.issued(), self.peer.not_after)
     }
 }
 

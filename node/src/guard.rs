@@ -157,6 +157,12 @@ impl Guard {
         Ok(chain)
     }
 
+    /// Until when the newest certificate counts that a node was given here as a renewal.
+    pub fn renewed_until(&self, identity: &Identity) -> Option<Timestamp> {
+        let renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        renewed.get(identity).copied()
+    }
+
     fn not_revoked(&self, peer: &Peer) -> Result<(), String> {
         match self.revocations.is_revoked(peer) {
             true => Err(format!("the certificate of {} was revoked", peer.identity)),
@@ -317,7 +323,10 @@ mod tests {
         let guard = guard(dir.path());
         let peer = Peer { identity: identity("b/agent/db"), ..guard.me() };
         let csr = CertRequest::make(&peer.identity, &KeyPair::generate().unwrap()).unwrap();
+        assert_eq!(guard.renewed_until(&peer.identity), None);
         assert_eq!(guard.renew(&peer, &csr).unwrap().len(), 3);
+        let until = guard.renewed_until(&peer.identity).unwrap();
+        assert_eq!(until, NOW.plus_seconds(guard.certificate_seconds));
         guard.revocations().revoke_identity(&peer.identity, NOW).unwrap();
         assert!(guard.renew(&peer, &csr).unwrap_err().contains("revoked"));
     }

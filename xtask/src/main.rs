@@ -47,6 +47,9 @@ enum Chore {
     Directory(directory::Arguments),
     /// Read an image through NBD beside a local file, and boot a machine from its point
     Export(export::Arguments),
+    /// Hold back what a rule of a network hands over, and lose some; the lab runs it
+    #[command(hide = true)]
+    Distance,
     /// Feed mutated bytes to every parser of outside bytes, on the stable toolchain
     Fuzz(fuzz::Arguments),
     /// Kill agent, coordinator and proxy at random moments, and see that nothing is lost
@@ -75,6 +78,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Chain(arguments) => chain::run(&arguments),
         Chore::Directory(arguments) => directory::run(&arguments),
+        Chore::Distance => lab::distance::run(),
         Chore::Export(arguments) => export::run(&arguments),
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Kill(arguments) => kill::run(&arguments),

@@ -88,11 +88,15 @@ pub(super) fn nodes(site: &Site) -> Answer<Vec<NodeRow>> {
     let known = site.catalog.nodes().map_err(|error| unavailable(&error))?;
     let row = |record: crate::catalog::NodeRecord| NodeRow {
         connected: connected.iter().any(|session| session.identity == record.note.identity),
+        // A connection that stands was begun with an older one.
+        certificate_until: record
+            .note
+            .certificate_until
+            .max(site.guard.renewed_until(&record.note.identity)),
         identity: record.note.identity,
         software: record.note.software,
         host: record.note.host,
         last_seen: Some(record.last_seen),
-        certificate_until: record.note.certificate_until,
     };
     Ok(known.into_iter().map(row).collect())
 }

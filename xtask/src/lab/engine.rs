@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::lab::disks::Disks;
 use crate::parts::root;
 
 /// Nothing is waited for longer: what takes more hangs.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(100);
 /// The image of every container.
 pub(super) const IMAGE: &str = "strongroom:lab";
@@ -21,7 +22,11 @@ pub(super) const IMAGE: &str = "strongroom:lab";
 pub(super) enum Place {
     Agent,
     Coordinator,
+    /// The server of a cluster that takes writes, and its agent.
+    Primary,
     Proxy,
+    /// The server that follows it, and its agent.
+    Standby,
 }
 
 impl Place {
@@ -30,6 +35,8 @@ impl Place {
         match self {
             Self::Agent => "agent",
             Self::Coordinator => "coordinator",
+            Self::Primary => "db1",
+            Self::Standby => "db2",
             Self::Proxy => "proxy",
         }
     }
@@ -81,21 +88,25 @@ impl Engine {
 /// The project: its containers, volumes and networks are named after it and go with it.
 pub(super) struct Lab {
     pub(super) engine: Engine,
-    project: String,
+    pub(super) project: String,
     keep: bool,
+    /// What the homes of the nodes lie on.
+    disks: Disks,
     /// The container a person of the lab works in.
     operator: String,
 }
 
 impl Lab {
-    pub(super) fn new(engine: Engine, project: &str, keep: bool) -> Self {
-        let operator = format!("{project}-person");
-        Self { engine, project: project.to_owned(), keep, operator }
+    pub(super) fn new(engine: Engine, project: &str, keep: bool) -> Result<Self> {
+        let (disks, operator) = (Disks::make()?, format!("{project}-person"));
+        Ok(Self { engine, project: project.to_owned(), keep, disks, operator })
     }
 
     fn compose(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Engine::command_of(&self.engine.compose);
-        command.current_dir(root()).args(["--project-name", &self.project]);
+        command.current_dir(root()).envs(self.disks.devices());
+        command.args(["--file", "docker-compose.yml", "--file", "docs/lab/disks.yml"]);
+        command.args(["--project-name", &self.project]);
         said(command.args(arguments))
     }
 
@@ -114,13 +125,54 @@ impl Lab {
         self.engine.docker(&all)
     }
 
+    /// Makes an operator of site B, in a home of their own.
+    pub(super) fn person(&self, name: &str) -> Result<()> {
+        let made = self.json(&["--site", "b", "token", "create", "operator", name])?;
+        let token = made["text"].as_str().context("no token was printed")?;
+        self.operator(&["enrol", &format!("/tmp/{name}"), token, "--at-proxy"]).map(drop)
+    }
+
+    /// As [`Self::operator`], as another person.
+    pub(super) fn person_says(&self, name: &str, arguments: &[&str]) -> Result<String> {
+        let home = format!("/tmp/{name}");
+        self.operator(&[&["--home", &home], arguments].concat())
+    }
+
+    /// Has the agent, which is stopped, enrol into its own home with a token of a site.
+    pub(super) fn enrol_agent(&self, site: &str, word: &str) -> Result<()> {
+        let made = self.json(&["--site", site, "token", "create", "agent", "fs1"])?;
+        let token = made["text"].as_str().context("no token was printed")?;
+        let script = format!("strongroom enrol /home/agent {token} {word}");
+        self.aside(Place::Agent, &format!("site_{site}"), &script).map(drop)
+    }
+
+    /// Has the agent go over to a site: its home moves, and so does its network.
+    pub(super) fn move_agent(&self, site: &str) -> Result<()> {
+        let id = self.container(Place::Agent)?;
+        self.stop(&[Place::Agent])?;
+        let network = format!("{}_site_{site}", self.project);
+        self.enrol_agent(site, "--move")?;
+        if site != "a" {
+            self.engine.docker(&["network", "connect", &network, &id])?;
+        }
+        self.start(Place::Agent)
+    }
+
+    /// Puts a policy in force.
+    pub(super) fn apply(&self, policy: &str) -> Result<()> {
+        let file = "/tmp/policy.toml";
+        let write = format!("cat >{file} <<'END'\n{policy}\nEND");
+        self.engine.docker(&["exec", &self.operator, "sh", "-c", &write])?;
+        self.operator(&["policy", "apply", file]).map(drop)
+    }
+
     pub(super) fn json(&self, arguments: &[&str]) -> Result<Value> {
         let text = self.operator(&[&["--json"], arguments].concat())?;
         serde_json::from_str(&text).with_context(|| format!("not JSON: {}", arguments.join(" ")))
     }
 
     /// The container that is a node.
-    fn container(&self, place: Place) -> Result<String> {
+    pub(super) fn container(&self, place: Place) -> Result<String> {
         let project = format!("label=com.docker.compose.project={}", self.project);
         let service = format!("label=com.docker.compose.service={}", place.service());
         let of = ["ps", "--all", "--quiet", "--filter", &project, "--filter", &service];
@@ -150,6 +202,14 @@ impl Lab {
         self.engine.docker(&all)
     }
 
+    /// A line of shell with a node's volumes in its network, while the node is stopped.
+    pub(super) fn aside(&self, place: Place, network: &str, script: &str) -> Result<String> {
+        let id = self.container(place)?;
+        let network = format!("{}_{network}", self.project);
+        let run = ["run", "--rm", "--network", &network, "--volumes-from", &id];
+        self.engine.docker(&[&run[..], &["--entrypoint", "sh", IMAGE, "-c", script]].concat())
+    }
+
     /// SIGKILL, and nothing else.
     pub(super) fn kill(&self, place: Place) -> Result<()> {
         self.engine.docker(&["kill", "--signal", "KILL", &self.container(place)?]).map(drop)
@@ -164,62 +224,6 @@ impl Lab {
             self.engine.docker(&["stop", &self.container(*place)?])?;
         }
         Ok(())
-    }
-
-    /// Takes the other site off the link.
-    pub(super) fn unplug(&self) -> Result<()> {
-        let (wan, proxy) = (self.wan(), self.container(Place::Proxy)?);
-        self.engine.docker(&["network", "disconnect", &wan, &proxy]).map(drop)
-    }
-
-    /// Puts it back.
-    pub(super) fn plug(&self) -> Result<()> {
-        let (wan, proxy) = (self.wan(), self.container(Place::Proxy)?);
-        self.engine.docker(&["network", "connect", "--alias", "proxy", &wan, &proxy]).map(drop)
-    }
-
-    fn wan(&self) -> String {
-        format!("{}_wan", self.project)
-    }
-
-    /// What the coordinator has sent over the link since it was started, in bytes.
-    pub(super) fn sent(&self) -> Result<u64> {
-        let device = self.device()?;
-        let count = format!("cat /sys/class/net/{device}/statistics/tx_bytes");
-        Ok(self.shell(Place::Coordinator, &count)?.trim().parse()?)
-    }
-
-    /// Bounds what the coordinator can send over the link, or lets go.
-    pub(super) fn narrow(&self, rate: Option<&str>) -> Result<()> {
-        let format = "{{.State.Pid}}";
-        let id = self.container(Place::Coordinator)?;
-        let pid = self.engine.docker(&["inspect", "--format", format, &id])?;
-        let device = self.device()?;
-        let mut command = Command::new("nsenter");
-        command.args(["--target", pid.trim(), "--net", "tc", "qdisc"]);
-        match rate {
-            Some(rate) => {
-                command.args(["replace", "dev", &device, "root", "tbf", "rate", rate]);
-                command.args(["burst", "1mb", "latency", "50ms"])
-            }
-            None => command.args(["del", "dev", &device, "root"]),
-        };
-        said(&mut command).map(drop)
-    }
-
-    /// The coordinator's own end of the link.
-    fn device(&self) -> Result<String> {
-        let id = self.container(Place::Coordinator)?;
-        let networks = "{{json .NetworkSettings.Networks}}";
-        let shown = self.engine.docker(&["inspect", "--format", networks, &id])?;
-        let shown: Value = serde_json::from_str(&shown)?;
-        let wan = &shown[self.wan()]["MacAddress"];
-        let address = wan.as_str().context("the coordinator is not on the link")?;
-        let find = format!("grep -lix {address} /sys/class/net/*/address");
-        let path = self.shell(Place::Coordinator, &find)?;
-        let device = path.trim().strip_prefix("/sys/class/net/");
-        let device = device.and_then(|rest| rest.strip_suffix("/address"));
-        device.map(str::to_owned).with_context(|| format!("no interface has {address}"))
     }
 
     /// Looks until it is so.
@@ -249,6 +253,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if self.keep {
             println!("    kept: docker-compose --project-name {} ps", self.project);
+            self.disks.keep();
             return;
         }
         if std::thread::panicking() {
@@ -263,7 +268,7 @@ impl Drop for Lab {
 }
 
 /// What a command printed; one that failed says what it said.
-fn said(command: &mut Command) -> Result<String> {
+pub(super) fn said(command: &mut Command) -> Result<String> {
     let line = format!("{command:?}").replace('"', "");
     let output = command.stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot start `{line}`"))?;
