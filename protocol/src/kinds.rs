@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Deserialize)]
-    enum Three {
+    enum Shapes {
         One,
         Two(()),
         Three { _more: String },
@@ -69,8 +69,8 @@ mod tests {
 
     #[test]
     fn an_enum_is_counted_and_nothing_else_is() {
-        assert_eq!(kinds::<Three>(), 3);
-        assert_eq!(kinds::<Option<Three>>(), 0);
-        assert_eq!(kinds::<(u8, Three)>(), 0);
+        assert_eq!(kinds::<Shapes>(), 3);
+        assert_eq!(kinds::<Option<Shapes>>(), 0);
+        assert_eq!(kinds::<(u8, Shapes)>(), 0);
     }
 }
