@@ -156,7 +156,7 @@ fn guest_agent_hung(lab: &mut Lab) {
         workload.quiesce().unwrap().view(|| Ok::<_, LibvirtError>(((), Consistency::Application)));
     let evidence = viewed.unwrap().evidence;
     assert_eq!(evidence.consistency, Consistency::Crash);
-    assert!(evidence.broken[0].contains("not responding"), "{evidence:?}");
+    assert!(evidence.broken[0].contains("did not answer guestinfo"), "{evidence:?}");
     workload.quiesce = Quiesce::Required;
     let error = workload.quiesce().unwrap_err();
     assert!(matches!(error, LibvirtError::Guest { .. }), "{error:?}");

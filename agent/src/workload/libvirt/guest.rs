@@ -8,13 +8,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use strongroom_protocol::Chain;
 
-use super::virsh::{ANSWER, DEED, Virsh, VirshError};
+use super::virsh::{ANSWER, Virsh, VirshError};
 use crate::holder::Holding;
 use crate::workload::vm::guest::Frozen;
 
 /// The word in a holder's order for this way of holding.
 pub const LIBVIRT_GUEST: &str = "libvirt-guest";
-/// What the agent of a Windows guest calls its system.
+/// How long the guest's agent may take for anything but a freeze: libvirt itself waits for one
+/// that hangs without an end.
+const GUEST: Duration = Duration::from_secs(10);
+/// Where the agent of a guest says which system that is.
 const OS_ID: &str = "os.id";
 
 /// What a holder must know to freeze a guest.
@@ -81,7 +84,7 @@ impl Holding for LibvirtHolding {
     fn freeze(&mut self) -> Result<Value, String> {
         self.stage = Stage::Unbegun;
         let machine = self.about.machine.as_str();
-        let system = match self.virsh.ask(&["guestinfo", "--domain", machine, "--os"], ANSWER) {
+        let system = match self.virsh.ask(&["guestinfo", "--domain", machine, "--os"], GUEST) {
             Ok(said) => os_id(&said),
             // It will not answer another question either.
             Err(error) if is_hung(&error) => return Err(told(&error)),
@@ -107,7 +110,7 @@ impl Holding for LibvirtHolding {
         if self.stage == Stage::Unbegun {
             return Ok(Value::Null);
         }
-        match self.virsh.ask(&["domfsthaw", "--domain", &self.about.machine], DEED) {
+        match self.virsh.ask(&["domfsthaw", "--domain", &self.about.machine], GUEST) {
             Ok(said) => Ok(json!({ "count": counted(&said) })),
             Err(_) if self.is_off() => Ok(json!({ "count": 0, "gone": true })),
             Err(error) => Err(told(&error)),
