@@ -59,8 +59,8 @@ pub enum EnrolError {
     WrongIdentity { asked: Box<Identity>, given: Box<Identity> },
 }
 
-/// When to renew: after two thirds of the life, so that a third is left to try again. The life begins
-/// when it was issued; a certificate says that it counts from some minutes before.
+/// When to renew: after two thirds of the life, so that a third is left to try again. The life
+/// begins when it was issued; a certificate says that it counts from some minutes before.
 #[must_use]
 pub const fn renew_at(issued: Timestamp, not_after: Timestamp) -> Timestamp {
     let life = not_after.0.saturating_sub(issued.0);

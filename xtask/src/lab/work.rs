@@ -78,8 +78,8 @@ pub(super) fn points_of(lab: &Lab, site: &str, workload: &str) -> Result<Vec<Val
     Ok(points.as_array().cloned().unwrap_or_default())
 }
 
-/// A job of a point that failed, of those that are remembered. A copy that was broken off is another
-/// job when it goes on; that it arrived is looked at by itself.
+/// A job of a point that failed, of those that are remembered. A copy that was broken off is
+/// another job when it goes on; that it arrived is looked at by itself.
 pub(super) fn failed(lab: &Lab) -> Result<Option<Value>> {
     let jobs = lab.json(&["--site", "a", "jobs", "list", "--most", "1000"])?;
     let jobs = jobs.as_array().cloned().unwrap_or_default();
