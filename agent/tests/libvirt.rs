@@ -93,7 +93,7 @@ fn what_goes_wrong_is_named_and_the_guest_goes_on() {
     assert!(error.contains("nearly full"), "{error}");
     lab.is_clean();
     lab.ticks_after(before);
-    freeze_outlived(&mut lab);
+    freeze_outlived(&lab);
     assert_eq!(lab.point().whole(), ["vdb"], "the chain was lost on the way");
     shut_off(&mut lab);
 }
@@ -173,7 +173,7 @@ fn guest_agent_hung(lab: &mut Lab) {
 
 /// A freeze ends when its deadline comes, when whoever wanted it dies, and, where its holder is
 /// killed too, by the next one who looks.
-fn freeze_outlived(lab: &mut Lab) {
+fn freeze_outlived(lab: &Lab) {
     let note = lab.dir().join("note");
     let (uri, machine) = (lab.libvirt.uri().to_owned(), lab.uuid());
     let about = LibvirtFreeze { uri, machine, limit_ms: 20_000 };
