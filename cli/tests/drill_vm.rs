@@ -78,7 +78,7 @@ fn a_machine_boots_at_the_proxy_from_its_point_and_answers_or_is_told() {
     sites.await_copy("web", "secondary", "readable");
     let others = [
         ("check = \"[ -e /mnt/vda/nothing ]\"\npatience = \"180s\"", "/mnt/vda/nothing"),
-        ("patience = \"1s\"", ""),
+        ("patience = \"5s\"\nboot_append = \"rdinit=/nowhere\"", ""),
     ];
     let others = others.map(|(asked, said)| (policy(&machine, &initrd, asked), said));
     machine.kill();

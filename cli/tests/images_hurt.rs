@@ -83,7 +83,7 @@ fn xfs_and_ntfs_are_read_by_every_verb_and_a_lost_chunk_costs_its_file_alone() {
     let sites = Sites::raise(&dir.path().join("sites"));
     sites.apply(&policy(&source, ""));
     sites.protect(TREE);
-    let found = sites.text(&["find", "some bytes"]);
+    let found = sites.text(&["find", "some bytes", "--images"]);
     for (kind, image) in [("xfs", "xfs.img"), ("ntfs", "ntfs.img")] {
         let shown = sites.text(&["ls", &at(&format!("{image}//"))]);
         assert!(shown.contains(kind), "{shown}");

@@ -10,7 +10,7 @@ use strongroom_protocol::control::{Ending, FromNode, RetryAdvice, ToNode, Welcom
 use strongroom_protocol::frame::{FrameError, decode};
 use strongroom_protocol::link::{Backoff, Endpoint, Link, LinkError};
 use strongroom_protocol::opening::{Opening, Refusal, RefusalKind};
-use strongroom_protocol::{Chain, Generation, JobId, Role, SiteName, Term};
+use strongroom_protocol::{Chain, Generation, JobId, Role, SiteName, Term, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -136,12 +136,15 @@ fn blake3_seed(text: &str) -> u64 {
 }
 
 struct Talk {
+    /// When the certificate ends that the connection was begun with.
+    until: Timestamp,
     link: Link,
     sender: strongroom_protocol::link::Sender,
     receiver: strongroom_protocol::link::Receiver,
 }
 
 async fn connect(course: &Course) -> Result<(Talk, Welcome), String> {
+    let until = course.guard.me().not_after;
     let address = resolve(&course.coordinator).await.map_err(|error| Chain(&error).to_string())?;
     let said = |error: LinkError| Chain(&error).to_string();
     let expect =
@@ -162,7 +165,7 @@ async fn connect(course: &Course) -> Result<(Talk, Welcome), String> {
         sender.send(&FromNode::Lead(lead)).await.map_err(said)?;
     }
     match receiver.expect::<ToNode>().await.map_err(said)?.0 {
-        ToNode::Welcome(welcome) => Ok((Talk { link, sender, receiver }, welcome)),
+        ToNode::Welcome(welcome) => Ok((Talk { until, link, sender, receiver }, welcome)),
         ToNode::Refused(refusal) => Err(refusal.to_string()),
         _ => Err("the coordinator did not answer the hello".to_owned()),
     }
@@ -174,7 +177,7 @@ async fn converse(
     unsaid: &mut mpsc::Receiver<FromNode>,
     heard: &mpsc::Sender<ToNode>,
 ) -> String {
-    let Talk { link, mut sender, mut receiver } = talk;
+    let Talk { until, link, mut sender, mut receiver } = talk;
     let mut look = tokio::time::interval(RENEWAL_CHECK);
     let mut renewal: Option<Enrolment> = None;
     let (book, site) = (Arc::clone(&course.lead), course.coordinator_site.clone());
@@ -203,8 +206,12 @@ async fn converse(
                 None => return "the node is stopping".to_owned(),
             },
             _ = look.tick() => {
+                if outlived(course, until) {
+                    link.close("it comes back with a younger certificate");
+                    return "this node comes back with its younger certificate".to_owned();
+                }
                 let due = course.guard.clock().now() >= course.guard.renew_at();
-                if !due || renewal.is_some() {
+                if !due || renewal.is_some() || course.guard.authority().is_some() {
                     continue;
                 }
                 match Enrolment::begin(&course.guard.me().identity) {
@@ -225,6 +232,13 @@ async fn converse(
             return Chain(&error).to_string();
         }
     }
+}
+
+/// Whether to dial again while nothing is under way: who holds its site's authority renews
+/// itself, and the coordinator counts a connection by the certificate that it was begun with.
+fn outlived(course: &Course, until: Timestamp) -> bool {
+    let guard = &course.guard;
+    guard.authority().is_some() && guard.me().not_after != until && (course.live)().is_empty()
 }
 
 /// A message of the coordinator.

@@ -196,6 +196,7 @@ fn run(
     limits: &Limits,
     task: &Task,
 ) -> Result<(), Refusal> {
+    room(&order.dir, limits)?;
     let mut apart = start(settings, order, key)?;
     let mut counted = Instant::now();
     loop {

@@ -103,6 +103,19 @@ async fn certificates_that_end_during_a_job_are_renewed_and_it_completes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_comes_back_with_its_younger_certificate_before_it_is_turned_away() {
+    let life = 9;
+    let lab = Lab::start_with(Cast::TwoSites, Arc::new(SystemClock), life).await.unwrap();
+    lab.write("file", 5000, 1).unwrap();
+    lab.point().await.unwrap();
+    lab.sites.await_copy("secondary", "readable").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(u64::from(life) + 3)).await;
+    lab.everybody().await.unwrap();
+    let away = lab.audit().await.unwrap().into_iter().any(|row| row.action == "turned-away");
+    assert!(!away, "nobody waited until its connection counted no more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_of_the_first_site_is_refused_at_the_second() {
     let lab = Lab::start(Cast::TwoSites).await.unwrap();
     lab.write("file", 5000, 1).unwrap();

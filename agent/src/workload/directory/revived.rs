@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::workload::directory::domain::{DomainError, TOOL, run};
 
 /// What the only domain controller is called; the others are taken out of the domain.
@@ -170,11 +172,21 @@ fn checked(text: &str) -> Option<Checked> {
     Some(Checked { objects, errors, said: said.join(" | ") })
 }
 
+/// The first process of the tree that a child made, which it waits for.
+fn first_of(child: &Child) -> Option<Pid> {
+    let id = child.id();
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+    Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
+}
+
 impl Drop for Revived {
     fn drop(&mut self) {
         if let Some(mut child) = self.running.take() {
-            // Whatever runs in its tree of processes ends with the first of them.
-            let _ = child.kill();
+            // Whatever runs in its tree of processes ends with the first of them, and is gone when
+            // who waits for that has ended: nothing is written any more then.
+            if first_of(&child).is_none_or(|first| kill_process(first, Signal::KILL).is_err()) {
+                let _ = child.kill();
+            }
             let _ = child.wait();
         }
     }
