@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use strongroom_node::home::{Floor, MediaSettings};
 use strongroom_protocol::{
@@ -13,7 +14,7 @@ use strongroom_store::disk::LocalDisk;
 use strongroom_store::disk::sim::SimDisk;
 use strongroom_store::keys::VaultKey;
 use strongroom_store::parcel::Compressor;
-use strongroom_store::repo::{Mode, Options, Repo, RepoSetup};
+use strongroom_store::repo::{Mode, Options, Repo, RepoError, RepoSetup};
 use strongroom_store::seal::seal;
 use strongroom_store::tape::TapeLibrary;
 use strongroom_store::writer::WriterLimits;
@@ -38,7 +39,16 @@ pub(crate) fn repo_in(folder: &Path) -> Repo {
         std::fs::create_dir_all(folder).unwrap();
         Repo::create(&disk, &setup(), &KEY).unwrap();
     }
-    Repo::open(Arc::new(disk), &KEY, options()).unwrap()
+    // A process that another test is just starting has its lock until it is another program.
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match Repo::open(Arc::new(LocalDisk::new(folder)), &KEY, options()) {
+            Err(RepoError::InUse { .. }) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 fn setup() -> RepoSetup {

@@ -16,8 +16,9 @@ const POLICY: &str = "[policy.p]\nschedule = \"every 4h\"\ntimezone = \"UTC\"\n\
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 
+/// From a midnight: intervals are counted from there.
 fn at(seconds: i64) -> Timestamp {
-    Timestamp::from_unix_seconds(1_780_000_000 + seconds)
+    Timestamp::from_unix_seconds(1_780_012_800 + seconds)
 }
 
 fn point(n: u8, workload: &str, far: CopyState) -> PointFacts {
