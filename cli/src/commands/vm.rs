@@ -8,12 +8,14 @@ mod drill;
 mod list;
 mod prove;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 use strongroom_agent::vmlab::{LabDisk, convert};
-use strongroom_agent::workload::libvirt::define::{Defined, Placed, define};
+use strongroom_agent::workload::libvirt::define::{CONFIG, Defined, Placed, define};
 use strongroom_agent::workload::vm::{DESCRIPTION, DISKS};
 use strongroom_protocol::admin::PointRef;
 
@@ -149,9 +151,23 @@ fn defined(
     };
     let placed: Vec<Placed> = disks.iter().map(placed).collect();
     let Defined { without, remarks } = define(uri, &dir, name, &placed)?;
+    let_through(&dir).doing(format!("{}", dir.display()))?;
     let without = without.iter().map(|disk| format!("it lacks disk {disk}, which no point holds"));
     let defined = format!("defined in libvirt at {uri} as {name}: start it with `virsh start`");
     Ok(std::iter::once(defined).chain(without).chain(remarks).collect())
+}
+
+/// QEMU is another user's under libvirt, which gives it the disks when it starts: it has to get
+/// there, and to the variables of its firmware. What is in the files stays their owner's.
+fn let_through(dir: &Path) -> std::io::Result<()> {
+    let set = |dir: &Path, mode| std::fs::set_permissions(dir, Permissions::from_mode(mode));
+    let config = dir.join(CONFIG);
+    for entry in std::fs::read_dir(&config)? {
+        let entry = entry?;
+        let mode = if entry.file_type()?.is_dir() { 0o700 } else { 0o600 };
+        set(&entry.path(), mode)?;
+    }
+    [config, dir.join(DISKS), dir.to_owned()].iter().try_for_each(|dir| set(dir, 0o711))
 }
 
 /// The disks of a machine that was restored into `dir`.

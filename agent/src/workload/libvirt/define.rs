@@ -17,7 +17,8 @@ use crate::workload::xml::{Element, XmlError};
 
 /// Where the definition lies in a restored point.
 const DEFINITION: &str = "config/domain.xml";
-const CONFIG: &str = "config";
+/// Where the configuration of a machine lies in a point.
+pub const CONFIG: &str = "config";
 /// What is made of it, beside it.
 const DEFINED: &str = "config/defined.xml";
 
