@@ -107,7 +107,7 @@ fn take(
                 }
                 other => other?,
             };
-            Ok(taken.then(|| ("hold.taken", name)))
+            Ok(taken.then_some(("hold.taken", name)))
         }
         Mark::Pin { point, copy, by, why, until } => {
             let known = catalog.pins()?;
@@ -133,7 +133,7 @@ fn take(
             if keeps_more {
                 catalog.note_event(&label, ended, &from.to_string(), now)?;
             }
-            Ok(keeps_more.then(|| ("event.taken", name)))
+            Ok(keeps_more.then_some(("event.taken", name)))
         }
     }
 }

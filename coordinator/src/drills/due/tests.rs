@@ -85,7 +85,8 @@ fn the_newest_point_that_is_there_is_drilled_once_its_time_came() {
 fn what_was_missed_is_made_up_for_once_and_what_did_not_hold_after_a_pause() {
     use Verdict::{BrokenOff, Failed, Held};
     let points = [point(1, "web@a", CopyState::Present)];
-    let table: &[(&str, &[(i64, Option<Verdict>)], i64, bool)] = &[
+    type Row<'r> = (&'r str, &'r [(i64, Option<Verdict>)], i64, bool);
+    let table: &[Row<'_>] = &[
         ("held a day ago", &[(0, Some(Held))], DAY, true),
         ("held less than a day ago", &[(0, Some(Held))], DAY - 1, false),
         ("held ten days ago", &[(0, Some(Held))], 10 * DAY, true),
