@@ -28,10 +28,10 @@ use crate::holder::{Holder, HolderError, Order};
 use crate::quiesce::{Consistency, Evidence, Quiesced, Unheld};
 use crate::workload::apps::{Place, Settings};
 use crate::workload::moment::Memory;
+use crate::workload::vm::ground::DiskGround;
 use crate::workload::vm::guest::Frozen;
-use crate::workload::vm::machine::{Disk, LeftOut, Whole};
+use crate::workload::vm::machine::{LeftOut, Whole};
 use crate::workload::vm::quiet::HeldGuest;
-use crate::workload::vm::remember::{Mark, Remembered};
 use crate::workload::vm::{FREEZE_DEADLINE, Quiesce, guard};
 use crate::workload::{Item, Workload};
 use backup::{Backup, Changes, Wish};
@@ -87,15 +87,6 @@ struct Ready {
     definition: String,
     belongings: Vec<(PathBuf, Option<&'static str>)>,
     command: Option<Vec<String>>,
-}
-
-/// A disk, and what the last point knows of it.
-#[derive(Debug)]
-struct DiskGround {
-    disk: Disk,
-    mark: Mark,
-    /// The checkpoint of the last point, with its blocks.
-    last: Result<(String, Remembered), Whole>,
 }
 
 /// What is told of the machine.

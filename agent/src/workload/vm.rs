@@ -9,6 +9,7 @@ pub mod nbd;
 pub mod qmp;
 
 mod fleece;
+pub(in crate::workload) mod ground;
 pub(in crate::workload) mod guard;
 mod lines;
 mod moment;
@@ -34,11 +35,11 @@ use crate::workload::apps::{Place, SettingError, Settings};
 use crate::workload::moment::Memory;
 use crate::workload::{Item, Workload};
 use fleece::{Breaks, Changes, Fleece};
+use ground::DiskGround;
 use guest::{Frozen, GUEST_AGENT, GuestFreeze};
 use machine::{Disk, LeftOut, Whole};
 use qmp::{Qmp, QmpError};
 use quiet::HeldGuest;
-use remember::{Mark, Remembered};
 
 pub use moment::{DESCRIPTION, DISKS, ITEM, VmMoment};
 pub use writing::Told;
@@ -108,14 +109,6 @@ struct Ready {
     left_out: Vec<LeftOut>,
     breaks: Breaks,
     frozen: Frozen,
-}
-
-/// A disk, and what the last point knows of it.
-#[derive(Debug)]
-struct DiskGround {
-    disk: Disk,
-    mark: Mark,
-    last: Result<(String, Remembered), Whole>,
 }
 
 /// What the machine says of itself.

@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use super::backup::{Backup, Job, Wish};
 use super::still::{Still, socket};
 use super::watch::Watch;
-use super::{About, DiskGround, LibvirtWorkload, Ready};
+use super::{About, LibvirtWorkload, Ready};
 use crate::quiesce::{Consistency, Evidence};
 use crate::workload::files::{ProtectError, Protected};
 use crate::workload::moment::{Moment, Reading};
 use crate::workload::vm::Quiesce;
+use crate::workload::vm::ground::{DiskGround, memory_of};
 use crate::workload::vm::guest::Frozen;
-use crate::workload::vm::machine::{LeftOut, Whole};
-use crate::workload::vm::point::{COMMAND, Config, How, ReadDisk, Telling, compose, remembering};
-use crate::workload::vm::read::{Ground, disk};
+use crate::workload::vm::machine::LeftOut;
+use crate::workload::vm::point::{COMMAND, Config, ReadDisk, Telling, compose};
 use crate::workload::vm::remember::Unkept;
 
 /// The machine's definition, with what is secret in it.
@@ -79,7 +79,10 @@ impl LibvirtMoment {
         };
         Self {
             machine: workload.machine.clone(),
-            memories: disks.iter().map(|ground| workload.memory_of(&ground.disk)).collect(),
+            memories: disks
+                .iter()
+                .map(|ground| memory_of(&workload.memory, &ground.disk))
+                .collect(),
             free_bytes_min: workload.scratch_free_bytes_min,
             quiesce: workload.quiesce,
             before: workload.memory.previous.map(|point| backup.names.bitmap(point)),
@@ -109,20 +112,12 @@ impl LibvirtMoment {
             .into_iter()
             .zip(&self.memories)
             .map(|(ground, memory)| {
-                let DiskGround { disk: known, mark, last } = ground;
-                let changed = Backup::bitmap(&known.name);
-                let (last, how) = match last {
-                    Ok((_, remembered)) => (Some((changed.as_str(), remembered)), How::Changed),
-                    Err(Whole::First) => (None, How::Whole(None)),
-                    Err(Whole::Doubt(why)) => (None, How::Whole(Some(why))),
-                };
+                let changed = Backup::bitmap(&ground.disk.name);
                 let socket = match &view {
                     View::Job(_) => self.backup.socket(),
-                    View::Still(_) => socket(&self.backup.socket(), &known.name),
+                    View::Still(_) => socket(&self.backup.socket(), &ground.disk.name),
                 };
-                let ground = Ground { last, memory: remembering(memory, &mark) };
-                let read = disk(reading, &socket, &known, ground, &|| watch.is_broken())?;
-                Ok(ReadDisk { disk: known, read, how })
+                ground.read(reading, (&socket, &changed), memory, &|| watch.is_broken())
             })
             .collect();
         if !watch.end() {
@@ -187,11 +182,7 @@ impl Moment for LibvirtMoment {
 
     fn committed(&mut self) {
         self.stage = Stage::Committed;
-        for memory in self.unkept.drain(..) {
-            if let Err(error) = memory.keep() {
-                tracing::warn!(%error, "what was read is not remembered: the next is whole");
-            }
-        }
+        Unkept::keep_all(&mut self.unkept);
         if let (true, Some(before)) = (self.about.is_active(), &self.before) {
             self.backup.forget(before);
         }

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use super::backup::{Backup, Job};
 use super::domain::{Domain, DomainDisk, follows};
 use super::virsh::{ANSWER, Virsh, VirshError};
-use super::{About, DiskGround, LibvirtError, LibvirtWorkload, Ready, is_new_enough};
+use super::{About, LibvirtError, LibvirtWorkload, Ready, is_new_enough};
 use crate::holder::reap_note;
 use crate::workload::apps;
-use crate::workload::compose::blocks::BLOCK_BYTES;
+use crate::workload::vm::ground::{DiskGround, mark, memory_of};
 use crate::workload::vm::guard;
 use crate::workload::vm::guest::Frozen;
 use crate::workload::vm::machine::{Disk, LeftOut, Whole};
@@ -51,7 +51,7 @@ impl LibvirtWorkload {
         let mut grounds = Vec::new();
         for disk in disks {
             let disk = sized(&backup, disk).map_err(failed)?;
-            let mark = self.mark(&disk, &about);
+            let mark = mark(&self.memory, &about.uuid, &disk);
             let last = self.ground(&backup, &about, (&disk, &mark), last.as_deref());
             grounds.push(DiskGround { disk, mark, last });
         }
@@ -121,24 +121,9 @@ impl LibvirtWorkload {
             why,
         };
         backup.make_dir(owner).map_err(|error| refused(error.to_string()))?;
-        match guard::free_bytes(&self.scratch) {
-            Some(free) if free < self.scratch_free_bytes_min => Err(refused(format!(
-                "only {free} bytes are free, and {} must stay so; name another place with the \
-                 key `scratch`",
-                self.scratch_free_bytes_min
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    fn mark(&self, disk: &Disk, about: &About) -> Mark {
-        Mark {
-            repo: self.memory.repo,
-            workload: self.memory.workload,
-            point: self.memory.point,
-            identity: format!("{} {} {} {}", about.uuid, disk.name, disk.format, disk.file),
-            bytes: disk.bytes,
-            block_bytes: BLOCK_BYTES,
+        match guard::short_of_room(&self.scratch, self.scratch_free_bytes_min) {
+            Some(why) => Err(refused(why)),
+            None => Ok(()),
         }
     }
 
@@ -164,7 +149,8 @@ impl LibvirtWorkload {
             return Err(Whole::Doubt(why.to_owned()));
         }
         let mark = Mark { point, ..mark.clone() };
-        let known = Remembered::open(&self.memory_of(disk), &mark).map_err(Whole::Doubt)?;
+        let known =
+            Remembered::open(&memory_of(&self.memory, disk), &mark).map_err(Whole::Doubt)?;
         let told = backup.checkpoint(last).map_err(|error| match error {
             VirshError::Refused { why, .. } if why.contains("no domain checkpoint") => doubt(
                 "is missing: somebody removed it, or the last point was of a machine that \
@@ -174,10 +160,6 @@ impl LibvirtWorkload {
         })?;
         follows(&told, &disk.name).map_err(doubt)?;
         Ok((last.to_owned(), known))
-    }
-
-    pub(super) fn memory_of(&self, disk: &Disk) -> PathBuf {
-        self.memory.path(&format!("vm-{}", disk.name))
     }
 }
 

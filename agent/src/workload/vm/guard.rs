@@ -61,6 +61,15 @@ impl Guard {
     }
 }
 
+/// Why too little is free in `scratch` to begin, if it is.
+pub(in crate::workload) fn short_of_room(scratch: &Path, bytes_min: u64) -> Option<String> {
+    let free = free_bytes(scratch).filter(|free| *free < bytes_min)?;
+    Some(format!(
+        "only {free} bytes are free, and {bytes_min} must stay so; name another place with the \
+         key `scratch`"
+    ))
+}
+
 /// Bytes free to the machine's process, where the file system says.
 pub(in crate::workload) fn free_bytes(dir: &Path) -> Option<u64> {
     let place: PathBuf = dir.to_owned();

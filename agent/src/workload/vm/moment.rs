@@ -5,14 +5,14 @@
 use std::path::PathBuf;
 
 use super::fleece::{Changes, Fleece};
+use super::ground::{DiskGround, memory_of};
 use super::guard::Guard;
 use super::guest::Frozen;
-use super::machine::{Disk, LeftOut, Whole};
-use super::point::{COMMAND, Config, How, ReadDisk, Telling, compose, remembering};
+use super::machine::{Disk, LeftOut};
+use super::point::{COMMAND, Config, ReadDisk, Telling, compose};
 use super::qmp::{Qmp, QmpError};
-use super::read::{Ground, disk};
 use super::remember::Unkept;
-use super::{About, DiskGround, Quiesce, VmWorkload};
+use super::{About, Quiesce, VmWorkload};
 use crate::quiesce::{Consistency, Evidence};
 use crate::workload::files::{ProtectError, Protected};
 use crate::workload::moment::{Moment, Reading};
@@ -72,7 +72,7 @@ impl VmMoment {
         Self {
             machine: workload.machine.clone(),
             keep: workload.keep.clone(),
-            memories: held.iter().map(|(disk, _)| workload.memory_of(disk)).collect(),
+            memories: held.iter().map(|(disk, _)| memory_of(&workload.memory, disk)).collect(),
             free_bytes_min: workload.scratch_free_bytes_min,
             quiesce: workload.quiesce,
             before: workload.memory.previous.map(|point| fleece.names.bitmap(point)),
@@ -106,16 +106,8 @@ impl VmMoment {
             .into_iter()
             .zip(&self.memories)
             .map(|(ground, memory)| {
-                let DiskGround { disk: known, mark, last } = ground;
                 let changed = self.fleece.names.changed();
-                let (last, how) = match last {
-                    Ok((_, remembered)) => (Some((changed.as_str(), remembered)), How::Changed),
-                    Err(Whole::First) => (None, How::Whole(None)),
-                    Err(Whole::Doubt(why)) => (None, How::Whole(Some(why))),
-                };
-                let ground = Ground { last, memory: remembering(memory, &mark) };
-                let read = disk(reading, &socket, &known, ground, &|| guard.is_broken())?;
-                Ok(ReadDisk { disk: known, read, how })
+                ground.read(reading, (&socket, &changed), memory, &|| guard.is_broken())
             })
             .collect();
         let (qmp, stood) = guard.end();
@@ -182,11 +174,7 @@ impl Moment for VmMoment {
 
     fn committed(&mut self) {
         self.stage = Stage::Committed;
-        for memory in self.unkept.drain(..) {
-            if let Err(error) = memory.keep() {
-                tracing::warn!(%error, "what was read is not remembered: the next is whole");
-            }
-        }
+        Unkept::keep_all(&mut self.unkept);
         if let (Some(qmp), Some(before)) = (self.qmp.as_mut(), &self.before) {
             self.fleece.forget(qmp, &self.held, before);
         }

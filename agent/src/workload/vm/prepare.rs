@@ -1,20 +1,18 @@
 //! Everything that can be done before a guest is held: what the machine is, which disks it has,
 //! what earlier runs left, scratch images, and whether the last point can be built on.
 
-use std::path::PathBuf;
-
 use serde_json::Value;
 
 use super::fleece::{Breaks, Fleece};
+use super::ground::{DiskGround, mark, memory_of};
 use super::guest::Frozen;
 use super::machine::{Disk, Whole, disks};
 use super::names::Names;
 use super::qmp::Qmp;
 use super::remember::{Mark, Remembered};
-use super::{About, DiskGround, Ready, VERSION_MIN, VmError, VmWorkload, guard};
+use super::{About, Ready, VERSION_MIN, VmError, VmWorkload, guard};
 use crate::holder::reap_note;
 use crate::workload::apps;
-use crate::workload::compose::blocks::BLOCK_BYTES;
 
 impl VmWorkload {
     pub(super) fn prepare(&self) -> Result<Ready, VmError> {
@@ -41,7 +39,7 @@ impl VmWorkload {
         let mut grounds = Vec::new();
         for (number, disk) in found.into_iter().enumerate() {
             fleece.prepare(&mut qmp, number, &disk).map_err(failed)?;
-            let mark = self.mark(&disk, &about);
+            let mark = mark(&self.memory, &about.uuid, &disk);
             let last = self.ground(&disk, &mark, last.as_deref());
             grounds.push(DiskGround { disk, mark, last });
         }
@@ -84,24 +82,9 @@ impl VmWorkload {
             why,
         };
         std::fs::create_dir_all(&self.scratch).map_err(|error| refused(error.to_string()))?;
-        match guard::free_bytes(&self.scratch) {
-            Some(free) if free < self.scratch_free_bytes_min => Err(refused(format!(
-                "only {free} bytes are free, and {} must stay so; name another place with the \
-                 key `scratch`",
-                self.scratch_free_bytes_min
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    fn mark(&self, disk: &Disk, about: &About) -> Mark {
-        Mark {
-            repo: self.memory.repo,
-            workload: self.memory.workload,
-            point: self.memory.point,
-            identity: format!("{} {} {} {}", about.uuid, disk.name, disk.format, disk.file),
-            bytes: disk.bytes,
-            block_bytes: BLOCK_BYTES,
+        match guard::short_of_room(&self.scratch, self.scratch_free_bytes_min) {
+            Some(why) => Err(refused(why)),
+            None => Ok(()),
         }
     }
 
@@ -116,13 +99,10 @@ impl VmWorkload {
             return Err(Whole::First);
         };
         let mark = Mark { point, ..mark.clone() };
-        let known = Remembered::open(&self.memory_of(disk), &mark).map_err(Whole::Doubt)?;
+        let known =
+            Remembered::open(&memory_of(&self.memory, disk), &mark).map_err(Whole::Doubt)?;
         disk.follows(bitmap)?;
         Ok((bitmap.to_owned(), known))
-    }
-
-    pub(super) fn memory_of(&self, disk: &Disk) -> PathBuf {
-        self.memory.path(&format!("vm-{}", disk.name))
     }
 }
 

@@ -203,6 +203,15 @@ pub(in crate::workload) struct Unkept {
 }
 
 impl Unkept {
+    /// The point is committed: what cannot be kept is read whole the next time.
+    pub(in crate::workload) fn keep_all(unkept: &mut Vec<Self>) {
+        for memory in unkept.drain(..) {
+            if let Err(error) = memory.keep() {
+                tracing::warn!(%error, "what was read is not remembered: the next is whole");
+            }
+        }
+    }
+
     /// The point is committed.
     pub(in crate::workload) fn keep(self) -> io::Result<()> {
         std::fs::rename(&self.unfinished, &self.path)

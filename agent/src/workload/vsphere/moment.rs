@@ -294,9 +294,7 @@ impl Moment for VsphereMoment {
         let forgotten = |error: std::io::Error| {
             tracing::warn!(%error, "what was read is not remembered: the next is whole");
         };
-        for memory in self.unkept.drain(..) {
-            memory.keep().unwrap_or_else(forgotten);
-        }
+        Unkept::keep_all(&mut self.unkept);
         if let Some(since) = self.since.take() {
             since.keep(&self.memory).unwrap_or_else(forgotten);
         }
